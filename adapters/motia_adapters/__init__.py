@@ -1,0 +1,1 @@
+"""Adapters that map motia-core's streams onto stores. They never import each other."""

@@ -1,0 +1,1 @@
+"""SQLite: the default storage, which needs no server."""

@@ -1,0 +1,1 @@
+"""Live streams in the database you already run."""
