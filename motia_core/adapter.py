@@ -177,7 +177,7 @@ class Adapter(ABC):
         """Called once for each stream before its first use: make or check what it needs."""
 
     @abstractmethod
-    async def write(self, stream: StreamSpec, writes: Sequence[Write]) -> list[WriteResult | None]:
+    async def write(self, stream: StreamSpec, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
         """Do all writes and log their changes, or nothing. ``None``: a delete of nothing.
 
         Raises whatever `Write.check` and `Write.resolve` raise; `Conflict` when a race
@@ -190,11 +190,11 @@ class Adapter(ABC):
         """The item, or ``None``. Expired items are invisible."""
 
     @abstractmethod
-    async def list(self, stream: StreamSpec, group: str, *, after: str | None, limit: int | None) -> list[Item]:
+    async def list(self, stream: StreamSpec, group: str, *, after: str | None, limit: int | None) -> Sequence[Item]:
         """The group's items by the UTF-8 bytes of their ids, from the first id > ``after``."""
 
     @abstractmethod
-    async def list_groups(self, stream: StreamSpec, *, after: str | None, limit: int | None) -> list[str]:
+    async def list_groups(self, stream: StreamSpec, *, after: str | None, limit: int | None) -> Sequence[str]:
         """Groups that have items, by UTF-8 bytes, from the first > ``after``."""
 
     @abstractmethod
@@ -224,7 +224,7 @@ class Adapter(ABC):
         the last position.
         """
 
-    async def diagnose(self) -> list[Finding]:
+    async def diagnose(self) -> Sequence[Finding]:
         """What ``doctor`` reports: reachable, versions, settings that will hurt."""
         return []
 

@@ -102,7 +102,8 @@ class Write:
         if self.kind == "set":
             return self.json
         if self.kind == "update":
-            assert self.operations is not None and self.finish is not None
+            assert self.operations is not None
+            assert self.finish is not None
             return self.finish(self.operations.apply(decode(old) if old is not None else {}))
         return None
 

@@ -166,7 +166,7 @@ def _apply(root: dict[str, Any], operation: Operation) -> dict[str, Any]:
     path = operation.path
     if not path:
         result = _result(operation, root)
-        return {} if result is _MISSING else result  # type: ignore[no-any-return]
+        return {} if result is _MISSING else result
     parent = root
     for depth, key in enumerate(path[:-1]):
         child = parent.get(key)

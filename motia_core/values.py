@@ -136,7 +136,7 @@ def _text(value: str, path: str) -> str:
 
 
 def _step(key: str) -> str:
-    return f".{key}" if key.isidentifier() else f"[{ascii(key[:40])}]"
+    return f".{key}" if key.isidentifier() else f"[{key[:40]!a}]"
 
 
 def _shorten(path: str) -> str:
