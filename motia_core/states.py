@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from motia_core.model import StreamSpec
-from motia_core.stream import Stream
+from motia_core.streams import Stream
 
 STATE = StreamSpec("$state", hidden=True)
 """The hidden stream that state lives in; its changes are what state triggers watch."""
