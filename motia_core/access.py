@@ -12,6 +12,7 @@ from typing import Any
 
 from motia_core.definitions import Auth, AuthContext, JoinHook, Request, StreamConfig, Subscription
 from motia_core.errors import AccessDenied
+from motia_core.plugins import Plugins
 
 log = logging.getLogger("motia.access")
 
@@ -30,8 +31,9 @@ class Admission:
 class Access:
     """Asks the project and its plugins.
 
-    ``make_context`` builds the ``ctx`` that hooks get; the timeouts are in seconds.
-    Plain (not async) hooks run in a thread, so that a slow one blocks nobody else.
+    ``make_context`` builds the ``ctx`` that hooks get; the timeouts are in seconds. The
+    project's plain (not async) hooks run in a thread, so that a slow one blocks nobody
+    else.
     """
 
     def __init__(
@@ -39,47 +41,45 @@ class Access:
         streams: Mapping[str, StreamConfig],
         *,
         authenticate: Authenticate | None = None,
-        plugin_hooks: Mapping[str, list[Callable[..., Any]]] | None = None,
+        plugins: Plugins,
         make_context: Callable[[], Any] = lambda: None,
         auth_timeout: float = 10.0,
         join_timeout: float = 10.0,
     ) -> None:
         self._streams = streams
         self._authenticate = authenticate
-        self._hooks = plugin_hooks or {}
+        self._plugins = plugins
         self._make_context = make_context
         self._auth_timeout = auth_timeout
         self._join_timeout = join_timeout
 
     async def authenticate(self, request: Request) -> Auth:
         """Who is connecting. Raises `AccessDenied` when any hook raises, is late, or makes no sense."""
-        hooks = [*([self._authenticate] if self._authenticate else []), *self._hooks.get("motia_authenticate", [])]
         try:
             async with asyncio.timeout(self._auth_timeout):
-                for hook in hooks:
-                    answer = _read_auth(await _call(hook, {"request": request}))
-                    if answer is not None:
-                        return answer
+                answer = None
+                if self._authenticate is not None:
+                    answer = _read_auth(await _call(self._authenticate, request))
+                if answer is None:
+                    answer = _read_auth(await self._plugins.first("motia_authenticate", request=request))
+                return answer or Auth(None)
         except AccessDenied:
             raise
         except Exception as error:
             raise self._denied("not authenticated", f"authenticate failed: {_named(error)}") from error
-        return Auth(None)
 
     async def join(self, subscription: Subscription, auth_context: AuthContext) -> Admission:
         """Ask whether a client may listen. Raises `AccessDenied` unless everybody who has a say says yes."""
         config = self._streams.get(subscription.stream_name)
         if config is None:
             raise self._denied("no such stream, or no access to it", f"unknown stream {subscription.stream_name!r}")
-        hooks = [*([config.on_join] if config.on_join else []), *self._hooks.get("motia_on_join", [])]
-        context: dict[str, Any] = {}
         message = "no such stream, or no access to it"
+        context: dict[str, Any] = {}
         try:
             async with asyncio.timeout(self._join_timeout):
-                for hook in hooks:
-                    answer = await self._ask(hook, subscription, auth_context)
-                    if answer is None and hook is not config.on_join:
-                        continue
+                if config.on_join is not None:
+                    context |= _read_join(await self._ask(config.on_join, subscription, auth_context))
+                for answer in await self._plugins.call("motia_on_join", **self._arguments(subscription, auth_context)):
                     context |= _read_join(answer)
         except AccessDenied as denied:
             raise self._denied(message, denied.reason) from None
@@ -92,30 +92,37 @@ class Access:
     async def leave(self, admission: Admission) -> None:
         """Tell the stream and the plugins that an allowed subscription has ended. Never raises."""
         config = self._streams.get(admission.subscription.stream_name)
-        hooks = [*([config.on_leave] if config and config.on_leave else []), *self._hooks.get("motia_on_leave", [])]
-        for hook in hooks:
-            try:
-                async with asyncio.timeout(self._join_timeout):
-                    await self._ask(hook, admission.subscription, admission.auth_context)
-            except Exception as error:
-                log.exception("on_leave of %r failed: %s", admission.subscription.stream_name, _named(error))
+        try:
+            async with asyncio.timeout(self._join_timeout):
+                if config is not None and config.on_leave is not None:
+                    await self._ask(config.on_leave, admission.subscription, admission.auth_context)
+        except Exception as error:
+            log.exception("on_leave of %r failed: %s", admission.subscription.stream_name, _named(error))
+        arguments = self._arguments(admission.subscription, admission.auth_context)
+        try:
+            async with asyncio.timeout(self._join_timeout):
+                await self._plugins.notify("motia_on_leave", **arguments)
+        except TimeoutError:
+            log.error("motia_on_leave of a plugin took too long")
 
     async def _ask(self, hook: JoinHook, subscription: Subscription, auth_context: AuthContext) -> Any:
-        # Each hook gets its own copy: none can change who the client is for the next.
+        return await _call(hook, *self._arguments(subscription, auth_context).values())
+
+    def _arguments(self, subscription: Subscription, auth_context: AuthContext) -> dict[str, Any]:
+        # A copy each time: no hook can change who the client is for the next.
         auth = dict(auth_context) if auth_context is not None else None
-        arguments = {"subscription": subscription, "ctx": self._make_context(), "auth_context": auth}
-        return await _call(hook, arguments)
+        return {"subscription": subscription, "ctx": self._make_context(), "auth_context": auth}
 
     def _denied(self, message: str, reason: str) -> AccessDenied:
         log.info("access denied: %s", reason)
         return AccessDenied(message, reason=reason)
 
 
-async def _call(hook: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """Call a hook with its arguments in order; a plain function runs in a thread."""
+async def _call(hook: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a hook of the project's; a plain function runs in a thread."""
     if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None)):  # noqa: B004
-        return await hook(*arguments.values())
-    result = await asyncio.to_thread(hook, *arguments.values())
+        return await hook(*arguments)
+    result = await asyncio.to_thread(hook, *arguments)
     return await result if inspect.isawaitable(result) else result
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -79,9 +78,7 @@ class Motia:
         self.access = Access(
             self.stream_configs,
             authenticate=authenticate,
-            plugin_hooks={
-                hook: self.plugins.callables(hook) for hook in ("motia_authenticate", "motia_on_join", "motia_on_leave")
-            },
+            plugins=self.plugins,
             make_context=lambda: self.context("join", TriggerInfo("join")),
             auth_timeout=self.settings.server.auth_timeout,
             join_timeout=self.settings.server.join_timeout,
@@ -143,8 +140,7 @@ class Motia:
 
     async def _open(self, stack: AsyncExitStack) -> None:
         before_write = self._before_write()
-        observers = self.plugins.callables("motia_on_change")
-        observer = _Observer(observers) if observers else None
+        observer = _Observer(self.plugins) if self.plugins.implements("motia_on_change") else None
         if observer:
             stack.push_async_callback(observer.close)
         streams: dict[str, Stream[dict[str, Any]]] = {}
@@ -196,15 +192,11 @@ class Motia:
         )
 
     def _before_write(self) -> BeforeWrite | None:
-        hooks = self.plugins.callables("motia_before_write")
-        if not hooks:
+        if not self.plugins.implements("motia_before_write"):
             return None
 
         async def ask(stream: str, write: Write) -> None:
-            for hook in hooks:
-                answer = hook(stream, write)
-                if inspect.isawaitable(answer):
-                    await answer
+            await self.plugins.call("motia_before_write", stream=stream, write=write)
 
         return ask
 
@@ -214,8 +206,8 @@ class _Observer:
 
     LIMIT = 10_000
 
-    def __init__(self, hooks: list[Callable[..., Any]]) -> None:
-        self._hooks = hooks
+    def __init__(self, plugins: Plugins) -> None:
+        self._plugins = plugins
         self._queue: deque[Change] = deque()
         self._bell = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name="motia-observers")
@@ -236,14 +228,7 @@ class _Observer:
             await self._bell.wait()
             self._bell.clear()
             while self._queue:
-                change = self._queue.popleft()
-                for hook in self._hooks:
-                    try:
-                        answer = hook(change)
-                        if inspect.isawaitable(answer):
-                            await answer
-                    except Exception:
-                        log.exception("an observer of motia_on_change failed")
+                await self._plugins.notify("motia_on_change", change=self._queue.popleft())
 
 
 def _by_name(streams: Iterable[StreamConfig]) -> dict[str, StreamConfig]:
