@@ -138,7 +138,7 @@ class MemoryAdapter(Adapter):
             for bell in stream.bells:
                 bell.set()
 
-    async def write(self, stream: StreamSpec, writes: Sequence[Write]) -> list[WriteResult | None]:
+    async def write(self, stream: StreamSpec, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
         """Decide everything first, then store and log: no ``await``, so it is one atomic step."""
         state = self._stream(stream)
         now = self.store.clock() * 1000
@@ -159,7 +159,7 @@ class MemoryAdapter(Adapter):
         """Text compares by code points in Python, which is the order of its UTF-8 bytes."""
         return self._page(self._stream(stream), group, after, limit)
 
-    async def list_groups(self, stream: StreamSpec, *, after: str | None, limit: int | None) -> list[str]:
+    async def list_groups(self, stream: StreamSpec, *, after: str | None, limit: int | None) -> Sequence[str]:
         """Groups with at least one live item."""
         state, now = self._stream(stream), self.store.clock() * 1000
         alive = (
@@ -212,7 +212,7 @@ class MemoryAdapter(Adapter):
         finally:
             state.bells.discard(bell)
 
-    async def diagnose(self) -> list[Finding]:
+    async def diagnose(self) -> Sequence[Finding]:
         """Say what memory is."""
         return [Finding("warning", "memory: nothing survives a restart", 'use adapter = "sqlite" to keep data')]
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 from motia_core.errors import ConfigError, SchemaError
 from motia_core.values import decode
 
-Check = Callable[[bytes], None]
-"""Raises `SchemaError` unless the encoded value fits."""
+Check = Callable[[Any, bytes], None]
+"""``check(value, encoded)`` raises `SchemaError` unless the value fits."""
 
 
 def compile_schema(stream: str, schema: type[BaseModel] | Mapping[str, Any] | None) -> Check | None:
@@ -35,11 +35,15 @@ def compile_schema(stream: str, schema: type[BaseModel] | Mapping[str, Any] | No
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError, TypeError) as error:
         raise ConfigError(f"stream {stream!r}: not a valid JSON Schema: {_first_line(error)}") from error
 
-    def check(encoded: bytes) -> None:
-        value = decode(encoded)
-        if validator.is_valid(value):
+    def check(value: Any, encoded: bytes) -> None:
+        try:
+            if validator.is_valid(value):
+                return
+        except (TypeError, ValueError):
+            pass  # a subclass of a JSON type: judge what it was encoded to
+        error = next(iter(validator.iter_errors(decode(encoded))), None)
+        if error is None:
             return
-        error = next(iter(validator.iter_errors(value)))
         raise SchemaError(error.message, path=_path(error.instance_path))
 
     return check
@@ -48,7 +52,7 @@ def compile_schema(stream: str, schema: type[BaseModel] | Mapping[str, Any] | No
 def _model_check(model: type[BaseModel]) -> Check:
     validate = model.__pydantic_validator__.validate_json
 
-    def check(encoded: bytes) -> None:
+    def check(value: Any, encoded: bytes) -> None:
         try:
             validate(encoded, strict=True)
         except ValidationError as error:
