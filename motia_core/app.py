@@ -93,9 +93,18 @@ class Motia:
     @classmethod
     def from_project(cls, path: str | Path = ".", *, run_triggers: bool = True) -> Motia:
         """The project in a folder: its ``motia.toml``, streams, steps and ``auth.py``."""
-        from motia_core.discovery import discover  # the layer that reads project files
+        from motia_core.discovery import find  # projects only: a library needs no files
 
-        return discover(Path(path), run_triggers=run_triggers)
+        project = find(path)
+        plugins = Plugins.load()
+        return cls(
+            streams=project.streams,
+            steps=project.steps,
+            authenticate=project.authenticate,
+            plugins=plugins,
+            settings=Settings.load(project.path, plugins=plugins),
+            run_triggers=run_triggers,
+        )
 
     @property
     def streams(self) -> Streams:

@@ -97,7 +97,7 @@ class RoomSettings(BaseModel):
 class Settings:
     """The settings of one application. Make them with `load` or `build`."""
 
-    storages: Mapping[str, StorageEntry]
+    storage: Mapping[str, StorageEntry]
     """Storage types by name."""
     server: ServerSettings
     state: RoomSettings
@@ -160,7 +160,7 @@ class Settings:
             except MotiaError as error:
                 no_default = str(error)
         settings = cls(
-            storages=MappingProxyType(storages),
+            storage=MappingProxyType(storages),
             server=validated(ServerSettings, source.table("server"), source, ("server",)),
             state=validated(RoomSettings, source.table("state"), source, ("state",)),
             queue=validated(RoomSettings, source.table("queue"), source, ("queue",)),
@@ -182,12 +182,12 @@ class Settings:
         return self._entry(getattr(self, name).storage, f"[{name}]")
 
     def _entry(self, storage_type: str, who: str) -> StorageEntry:
-        entry = self.storages.get(storage_type)
+        entry = self.storage.get(storage_type)
         if entry is not None:
             return entry
         if storage_type == "default":
             raise ConfigError(f"{who}: no storage 'default' is defined, and SQLite cannot stand in: {self.no_default}")
         defines = f"no section [storage.{storage_type}] in {self.file}" if self.file else "no storage"
         raise ConfigError(
-            f"{who}: {defines} defines storage type {storage_type!r}{suggestion(storage_type, self.storages)}"
+            f"{who}: {defines} defines storage type {storage_type!r}{suggestion(storage_type, self.storage)}"
         )

@@ -115,17 +115,17 @@ def test_a_file_with_everything(tmp_path: Path) -> None:
         """,
         PASSWORD="s3cret",
     )
-    live = settings.storages["live"]
+    live = settings.storage["live"]
     assert isinstance(live.options, NetOptions)
     assert live.options.url.get_secret_value() == "net://user:s3cret@host:1/base?pool=4"
     assert (live.settings.name, live.settings.namespace, live.settings.timeout) == ("live", "shop", 2.0)
     assert (live.settings.retention, live.max_value_bytes) == (Retention(10, 604800.0), 500)
-    assert settings.storages["orders"].options == NetOptions(pool=3, mapped=Mapped(collection="orders"))
-    assert settings.storages["default"].options == FileOptions(path=tmp_path / "data/mine.db")
+    assert settings.storage["orders"].options == NetOptions(pool=3, mapped=Mapped(collection="orders"))
+    assert settings.storage["default"].options == FileOptions(path=tmp_path / "data/mine.db")
     assert (settings.server.port, settings.server.allowed_origins) == (80, ("https://app.example",))
     assert settings.server.join_timeout == 0.5
     assert settings.room("state") is live
-    assert settings.room("cron") is settings.storages["default"]
+    assert settings.room("cron") is settings.storage["default"]
 
 
 def test_arguments_take_urls_and_tables() -> None:
@@ -134,14 +134,14 @@ def test_arguments_take_urls_and_tables() -> None:
         server={"port": 0},
         plugins=plugins(),
     )
-    assert settings.storages["default"].options == FileOptions(path=Path("app.db"))
-    assert settings.storages["live"].options == NetOptions(url=SecretStr("net://h:1/db"), database="other")
+    assert settings.storage["default"].options == FileOptions(path=Path("app.db"))
+    assert settings.storage["live"].options == NetOptions(url=SecretStr("net://h:1/db"), database="other")
     assert settings.server.port == 0
 
 
 def test_an_entry_builds_its_adapter() -> None:
     settings = Settings.build(storage={"default": "memory://"}, plugins=plugins())
-    adapter = settings.storages["default"].build()
+    adapter = settings.storage["default"].build()
     assert adapter.settings.name == "default"
     assert adapter.address.startswith("memory")
 
@@ -149,7 +149,7 @@ def test_an_entry_builds_its_adapter() -> None:
 def test_a_relative_path_starts_at_the_project_and_an_absolute_one_does_not(tmp_path: Path) -> None:
     settings = load(tmp_path, '[storage]\na = "sqlite:///x.db"\nb = "sqlite:////x.db"\nc = "sqlite:///:memory:"')
     paths = {
-        name: entry.options.path for name, entry in settings.storages.items() if isinstance(entry.options, FileOptions)
+        name: entry.options.path for name, entry in settings.storage.items() if isinstance(entry.options, FileOptions)
     }
     assert paths["a"] == tmp_path / "x.db"
     assert paths["b"] == Path("/x.db")
@@ -158,7 +158,7 @@ def test_a_relative_path_starts_at_the_project_and_an_absolute_one_does_not(tmp_
 
 def test_common_options_may_stand_in_a_urls_query() -> None:
     url = "net://h:1/db?timeout=2&namespace=shop&retention.age=1h&pool=2"
-    entry = Settings.build(storage={"live": url}, plugins=plugins()).storages["live"]
+    entry = Settings.build(storage={"live": url}, plugins=plugins()).storage["live"]
     assert entry.settings.timeout == 2
     assert entry.settings.namespace == "shop"
     assert entry.settings.retention == Retention(count=None, age=3600)
@@ -192,7 +192,7 @@ def test_variables_are_replaced_at_any_depth(tmp_path: Path) -> None:
     allowed_origins = ["https://${HOST:-a.example}"]
     """
     settings = load(tmp_path, toml, SCHEME="net", NAME="x", PORT="81", HOST="")
-    options = settings.storages["live"].options
+    options = settings.storage["live"].options
     assert isinstance(options, NetOptions)
     assert options.url.get_secret_value() == "net://localhost:1/${not}"
     assert options.mapped == Mapped(collection="x")
@@ -204,8 +204,8 @@ def test_a_value_from_a_variable_is_not_read_for_variables_again(tmp_path: Path)
     settings = load(
         tmp_path, '[storage.a]\nadapter="net"\ndatabase="${X}"', X="${Y}", MOTIA_STORAGE__B__URL="net://h:1/${Z}"
     )
-    assert settings.storages["a"].options.model_dump()["database"] == "${Y}"
-    assert settings.storages["b"].options.model_dump()["database"] == "${Z}"
+    assert settings.storage["a"].options.model_dump()["database"] == "${Y}"
+    assert settings.storage["b"].options.model_dump()["database"] == "${Z}"
 
 
 def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
@@ -231,11 +231,11 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         MOTIA_STORAGE__NEW="memory://",
         MOTIA_TRACE_PLUGINS="1",
     )
-    big = settings.storages["Big-One"]
+    big = settings.storage["Big-One"]
     assert big.options == NetOptions(url=SecretStr("net://other:2/x"), database="x", mapped=Mapped(collection="c"))
     assert big.settings.retention == Retention(5, 86400)
-    assert settings.storages["plain"].options == NetOptions(url=SecretStr("net://h:1/db"), database="db", pool=7)
-    assert settings.storages["new"].plugin is MEMORY
+    assert settings.storage["plain"].options == NetOptions(url=SecretStr("net://h:1/db"), database="db", pool=7)
+    assert settings.storage["new"].plugin is MEMORY
     assert (settings.server.port, len(settings.server.allowed_origins)) == (90, 2)
 
 
@@ -448,4 +448,4 @@ def test_no_message_and_no_traceback_shows_a_secret(tmp_path: Path, toml: str) -
 def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
     settings = load(tmp_path, f'[storage.live]\nadapter = "net"\ndatabase = "{SECRET}"')
     assert "hunter2" not in repr(settings)
-    assert repr(settings.storages["live"]) == "StorageEntry('live', adapter='net')"
+    assert repr(settings.storage["live"]) == "StorageEntry('live', adapter='net')"
