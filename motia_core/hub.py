@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 
 from motia_core.adapter import Adapter
 from motia_core.errors import BackendError, GroupTooLarge, MotiaError, PositionExpired
-from motia_core.model import Batch, Change, Snapshot, StreamSpec
+from motia_core.model import Batch, Change, Item, Snapshot, StreamSpec
 from motia_core.ring import RING_BYTES, RING_CHANGES, Ring
 
 log = logging.getLogger("motia.hub")
@@ -270,9 +270,10 @@ class Hub:
             self._snapshots.pop(key, None)
             await asyncio.sleep(0.001)
         if self.is_joined(member):
+            snapshot = shared.brought_forward(self._ring, self._seen, *key)
             self._ring.mark(snapshot.position)
+            member.position = snapshot.position
             member.sink.sync(member, snapshot, reason)
-            self._go_live(member, snapshot.position)
 
     async def _snapshot(self, group: str, id: str | None) -> Snapshot:
         limit = self._max_sync_items
@@ -360,6 +361,7 @@ class _Shared:
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.time()
         self._written = written
+        self._forward: Snapshot | None = None
 
     def usable(self, floor: str, written: str) -> bool:
         """Whether a join that begins now may have it: it must hold all local writes so far."""
@@ -375,3 +377,27 @@ class _Shared:
     async def get(self) -> Snapshot:
         """The snapshot; a caller that is cancelled takes it from nobody."""
         return await asyncio.shield(self.task)
+
+    def brought_forward(self, ring: Ring, seen: str, group: str, id: str | None) -> Snapshot:
+        """The snapshot with what the ring has seen since, so that it is never behind.
+
+        A socket that already gets this group's changes must not get a sync older than
+        what it got: published clients would drop it.
+        """
+        base = self._forward or self.task.result()
+        if base.position >= seen:
+            return base
+        items = {item.id: item for item in base.items}
+        timestamp = base.timestamp
+        for change in ring.after(base.position):
+            timestamp = change.timestamp
+            if change.group_id != group or change.id is None or (id is not None and change.id != id):
+                continue
+            if change.type == "delete":
+                items.pop(change.id, None)
+            elif change.type != "event":
+                assert change.json is not None
+                items[change.id] = Item(group, change.id, change.json, change.version or "")
+        ordered = tuple(items[key] for key in sorted(items))
+        self._forward = Snapshot(ordered, seen, timestamp)
+        return self._forward
