@@ -23,7 +23,7 @@ from motia_core.schema import Check, compile_schema
 from motia_core.states import STATE, State
 from motia_core.steps import Context, HttpTrigger, Step, Streams, TriggerInfo
 from motia_core.steps.context import make_context
-from motia_core.steps.http import HttpSteps
+from motia_core.steps.web import HttpSteps
 from motia_core.streams import BeforeWrite, Stream
 
 log = logging.getLogger("motia")
