@@ -11,6 +11,7 @@ import sqlite3
 import time
 from asyncio import Future
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from motia_adapters.sqlite.history import History, format_position
@@ -24,7 +25,6 @@ LogRow = tuple[int, int, ChangeType, str, str | None, bytes | None, float, str |
 """Sequence number, stream number, type, group, id, value, timestamp, event type."""
 
 _STEP: Final = 0.001  # ms between two timestamps of one moment; doubles resolve a quarter of that until 2100
-_MISSING: Final = object()
 _SIZES: Final = (64, 32, 16, 8, 4, 2, 1)
 
 _FIND = {
@@ -109,7 +109,7 @@ class Transaction:
         self._now_ms = now * 1000
         self._ts = history.ts
         self._rows: dict[Key, Row | None] = {}
-        self._changed: dict[Key, Row | None] = {}
+        self._changed: dict[Key, None] = {}
 
     @property
     def after(self) -> str:
@@ -123,69 +123,84 @@ class Transaction:
 
     def apply(self, units: Iterable[Unit]) -> None:
         """Work out all units; each gets its results or its error."""
+        ids = self._ids
         wanted: dict[Key, None] = {}
         for unit in units:
             unit.error = None
-            name = unit.spec.name
-            stream = self._ids.get(name)
-            if stream is None:
-                stream = self.entered.get(name)
-                if stream is None:
-                    stream = self.entered[name] = self._streams.enter(self._connection, unit.spec)
+            stream = ids.get(unit.spec.name) or self._enter(unit.spec)
             for write in unit.writes:
-                if write.id is not None and (write.kind != "event" or write.expect is not None):
+                if write.kind != "event" or write.expect is not None:
+                    assert write.id is not None
                     wanted[stream, write.group, write.id] = None
         self._fetch(wanted)
         for unit in units:
-            name = unit.spec.name
-            stream = self._ids.get(name) or self.entered[name]
-            seq, ts, logged = self._seq, self._ts, len(self.log)
-            staged: dict[Key, Row | None] = {}
+            spec = unit.spec
+            stream = ids.get(spec.name) or self.entered[spec.name]
             try:
-                unit.results = [self._apply(stream, unit.spec.log, write, staged) for write in unit.writes]
+                if len(unit.writes) == 1:
+                    unit.results = (self._apply(stream, spec.log, unit.writes[0]),)
+                else:
+                    unit.results = self._apply_all(stream, spec.log, unit.writes)
             except Exception as error:  # whatever check and resolve raise is the caller's
                 unit.error = error
-                self._seq, self._ts = seq, ts
-                del self.log[logged:]
-            else:
-                self._rows.update(staged)
-                self._changed.update(staged)
 
-    def _apply(self, stream: int, log: bool, write: Write, staged: dict[Key, Row | None]) -> WriteResult | None:
+    def _enter(self, spec: StreamSpec) -> int:
+        stream = self.entered.get(spec.name)
+        if stream is None:
+            stream = self.entered[spec.name] = self._streams.enter(self._connection, spec)
+        return stream
+
+    def _apply_all(self, stream: int, log: bool, writes: Sequence[Write]) -> list[WriteResult | None]:
+        """All of these writes, or none of them."""
+        seq, ts, logged = self._seq, self._ts, len(self.log)
+        keys = [(stream, write.group, write.id) for write in writes if write.id is not None]
+        before = {key: self._rows[key] for key in keys if key in self._rows}
+        try:
+            return [self._apply(stream, log, write) for write in writes]
+        except BaseException:
+            self._seq, self._ts = seq, ts
+            del self.log[logged:]
+            self._rows.update(before)
+            raise
+
+    def _apply(self, stream: int, log: bool, write: Write) -> WriteResult | None:
+        """One write. Whatever may raise comes before whatever changes something."""
         group, id = write.group, write.id
-        kind = write.kind
-        if kind == "event":
-            if write.expect is not None and id is not None:
-                row = self._row((stream, group, id), staged)
-                write.check(None if row is None or self._expired(row) else self._version(row[1]))
+        if write.kind == "event":
+            if write.expect is not None:
+                assert id is not None
+                write.check(self._version(self._rows[stream, group, id]))
             position = self._take(stream, log, "event", group, id, write.json, write.event_type)
             return WriteResult("event", group, id, None, write.json, position, position, self._ts)
         assert id is not None
         key = (stream, group, id)
-        row = self._row(key, staged)
-        if row is not None and row[2] is not None and row[2] <= self._now:
-            self._take(stream, log, "delete", group, id, row[0], None)
-            staged[key] = row = None
-        if row is None:
-            old = deadline = None
-            if write.expect is not None:
-                write.check(None)
-        else:
-            old, seq, deadline = row
-            if write.expect is not None:
-                write.check(self._version(seq))
+        row = self._rows[key]
+        if write.expect is not None:
+            write.check(self._version(row))
+        expired = row is not None and row[2] is not None and row[2] <= self._now
+        old = None if row is None or expired else row[0]
         new = write.resolve(old)
-        if new is None:
-            if old is None:
-                return None
-            position = self._take(stream, log, "delete", group, id, old, None)
-            staged[key] = None
-            return WriteResult("delete", group, id, old, None, position, position, self._ts)
-        if kind == "set":
-            deadline = None if write.ttl is None else self._now + write.ttl
-        type: ChangeType = "create" if old is None else "update"
-        position = self._take(stream, log, type, group, id, new, None)
-        staged[key] = (new, self._seq, deadline)
+        if expired:
+            assert row is not None
+            self._take(stream, log, "delete", group, id, row[0], None)
+            self._rows[key] = row = None
+            self._changed[key] = None
+        type: ChangeType
+        if new is not None:
+            type = "create" if old is None else "update"
+            position = self._take(stream, log, type, group, id, new, None)
+            if write.kind == "set":
+                deadline = None if write.ttl is None else self._now + write.ttl
+            else:
+                deadline = None if row is None else row[2]
+            self._rows[key] = (new, self._seq, deadline)
+        elif old is not None:
+            type = "delete"
+            position = self._take(stream, log, type, group, id, old, None)
+            self._rows[key] = None
+        else:
+            return None
+        self._changed[key] = None
         return WriteResult(type, group, id, old, new, position, position, self._ts)
 
     def expire(self, limit: int) -> bool:
@@ -197,7 +212,7 @@ class Transaction:
         ).fetchall()
         for stream, group, id, json, logged in due:
             self._take(stream, bool(logged), "delete", group, id, json, None)
-            self._changed[stream, group, id] = None
+            self._rows[stream, group, id] = self._changed[stream, group, id] = None
         return len(due) == limit
 
     def committed(self) -> None:
@@ -208,36 +223,35 @@ class Transaction:
     def flush(self) -> None:
         """Write all that was worked out."""
         connection = self._connection
-        if self._changed:
-            stored = [(*key, *row) for key, row in self._changed.items() if row is not None]
-            for chunk in _chunks(stored):
-                connection.execute(_STORE[len(chunk)], [value for row in chunk for value in row])
-            if len(stored) < len(self._changed):
-                connection.executemany(
-                    "DELETE FROM motia_items WHERE stream = ? AND grp = ? AND id = ?",
-                    [key for key, row in self._changed.items() if row is None],
-                )
+        rows = self._rows
+        stored: list[tuple[Any, ...]] = []
+        deleted: list[Key] = []
+        for key in self._changed:
+            row = rows[key]
+            if row is None:
+                deleted.append(key)
+            else:
+                stored.append(key + row)
+        for chunk in _chunks(stored):
+            connection.execute(_STORE[len(chunk)], tuple(chain.from_iterable(chunk)))
+        if deleted:
+            connection.executemany("DELETE FROM motia_items WHERE stream = ? AND grp = ? AND id = ?", deleted)
         for part in _chunks(self.log):
-            connection.execute(_LOG[len(part)], [value for row in part for value in row])
+            connection.execute(_LOG[len(part)], tuple(chain.from_iterable(part)))
         if self._seq != self._first_seq:
             connection.execute("UPDATE motia_clock SET seq = ?, ts = ?", (self._seq, self._ts))
 
     def _fetch(self, wanted: dict[Key, None]) -> None:
         self._rows.update(dict.fromkeys(wanted))
         for chunk in _chunks(list(wanted)):
-            found = self._connection.execute(_FIND[len(chunk)], [value for key in chunk for value in key])
+            found = self._connection.execute(_FIND[len(chunk)], tuple(chain.from_iterable(chunk)))
             for stream, group, id, json, seq, deadline in found.fetchall():
                 self._rows[stream, group, id] = (json, seq, deadline)
 
-    def _row(self, key: Key, staged: dict[Key, Row | None]) -> Row | None:
-        row: Any = staged.get(key, _MISSING) if staged else _MISSING
-        return self._rows[key] if row is _MISSING else row
-
-    def _expired(self, row: Row) -> bool:
-        return row[2] is not None and row[2] <= self._now
-
-    def _version(self, seq: int) -> str:
-        return format_position(seq, self.epoch) if seq > self._first_seq else self._history.position(seq)
+    def _version(self, row: Row | None) -> str | None:
+        if row is None or (row[2] is not None and row[2] <= self._now):
+            return None
+        return format_position(row[1], self.epoch) if row[1] > self._first_seq else self._history.position(row[1])
 
     def _take(
         self,
