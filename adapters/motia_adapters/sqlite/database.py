@@ -66,6 +66,17 @@ CREATE INDEX IF NOT EXISTS motia_log_stream ON motia_log (stream, seq);
 """
 
 
+_Identity = tuple[int, int]  # device and number of a file, whatever its name
+
+
+def _identify(path: Path) -> _Identity | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def begin(connection: sqlite3.Connection, deadline: float) -> None:
     """Begin a write transaction, trying until ``deadline`` (monotonic seconds).
 
@@ -84,7 +95,7 @@ def begin(connection: sqlite3.Connection, deadline: float) -> None:
 
 
 class Database:
-    """The open file. ``generation`` counts how often it had to be opened."""
+    """The open file. ``generation`` counts how often it was opened, or could not be."""
 
     def __init__(self, path: Path, *, synchronous: str, timeout: float) -> None:
         self.path = path
@@ -92,7 +103,10 @@ class Database:
         self.gate = threading.Lock()
         self.generation = 0
         self._synchronous = synchronous
-        self._identity: tuple[int, int] | None = None
+        self._trusted = False
+        self._identity: _Identity | None = None
+        self._companions: dict[str, _Identity | None] = {}
+        self._failure: BackendError | None = None
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
 
@@ -100,27 +114,35 @@ class Database:
     def writer(self) -> sqlite3.Connection:
         """The writer thread's connection."""
         if self._writer is None:
-            raise closed(self.path)
+            raise self._why_closed()
         return self._writer
 
     @property
     def reader(self) -> sqlite3.Connection:
         """The reader thread's connection; used under the gate."""
         if self._reader is None:
-            raise closed(self.path)
+            raise self._why_closed()
         return self._reader
+
+    def _why_closed(self) -> BackendError:
+        if self._failure is None:
+            return closed(self.path)
+        error = type(self._failure)(str(self._failure))
+        error.__cause__ = self._failure.__cause__
+        return error
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there are connections."""
+        return self._writer is not None
 
     def intact(self) -> bool:
         """Whether the path still leads to the file that is open."""
-        try:
-            found = os.stat(self.path)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self._identity
+        return self._trusted and _identify(self.path) == self._identity
 
     def distrust(self) -> None:
         """Have the file opened anew before it is used again."""
-        self._identity = None
+        self._trusted = False
 
     def open(self) -> None:
         """Open the file (anew, if it is open), making folder and tables, and begin an epoch.
@@ -129,6 +151,7 @@ class Database:
         """
         with self.gate:
             # Both must be closed before either opens: SQLite finds the -wal file by name.
+            self._part_with_lost_file()
             self._close()
             deadline = time.monotonic() + self.timeout
             try:
@@ -138,14 +161,16 @@ class Database:
                 self._reader = self._connect(deadline)
                 self._reader.execute(f"PRAGMA busy_timeout = {int(self.timeout * 1000)}")
                 self._reader.execute("PRAGMA query_only = ON")
-                found = os.stat(self.path)
-            except (sqlite3.Error, OSError) as error:
+                self._reader.execute("SELECT seq FROM motia_clock").fetchone()
+            except (sqlite3.Error, OSError, BackendError) as error:
                 self._close()
-                raise translate(error, self.path, "open") from error
-            except BackendError:
-                self._close()
-                raise
-            self._identity = (found.st_dev, found.st_ino)
+                self.generation += 1
+                self._failure = error if isinstance(error, BackendError) else translate(error, self.path, "open")
+                raise self._why_closed() from error
+            self._failure = None
+            self._identity = _identify(self.path)
+            self._trusted = True
+            self._companions = {name: _identify(Path(name)) for name in (f"{self.path}-wal", f"{self.path}-shm")}
             self.generation += 1
 
     def close(self) -> None:
@@ -153,8 +178,32 @@ class Database:
         with self.gate:
             self._close()
 
+    def _part_with_lost_file(self) -> None:
+        """If the open file is no longer at the path, finish it and remove its -wal and -shm.
+
+        SQLite leaves those two there, and would play them back into the file that is there
+        now. While we have them open, nobody else's can have their identity.
+        """
+        if self._writer is None:
+            return
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return
+        else:
+            if (found.st_dev, found.st_ino) == self._identity:
+                return
+        with contextlib.suppress(sqlite3.Error):
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        for name, identity in self._companions.items():
+            if identity is not None and _identify(Path(name)) == identity:
+                with contextlib.suppress(OSError):
+                    os.unlink(name)
+
     def _close(self) -> None:
-        self._identity = None
+        self._trusted = False
         for connection in (self._reader, self._writer):
             if connection is not None:
                 with contextlib.suppress(sqlite3.Error):

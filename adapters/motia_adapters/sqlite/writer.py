@@ -127,7 +127,8 @@ class Writer(threading.Thread):
     def _check_file(self) -> None:
         """Open the file that is at the path now, if it is not the one that is open."""
         if not self._database.intact():
-            _log.warning("sqlite: %s was replaced or removed: opening it anew", self._database.path)
+            if self._database.is_open:
+                _log.warning("sqlite: %s was replaced or removed: opening it anew", self._database.path)
             self._database.open()
             self._streams.ids.clear()
             self._history = History()
