@@ -23,7 +23,7 @@ from motia_core.schema import Check, compile_schema
 from motia_core.states import STATE, State
 from motia_core.steps import Context, HttpTrigger, Step, Streams, TriggerInfo
 from motia_core.steps.context import make_context
-from motia_core.steps.http import HttpSteps
+from motia_core.steps.web import HttpSteps
 from motia_core.streams import BeforeWrite, Stream
 
 log = logging.getLogger("motia")
@@ -107,6 +107,11 @@ class Motia:
         )
 
     @property
+    def is_open(self) -> bool:
+        """Whether it has been entered and not left."""
+        return self._streams is not None
+
+    @property
     def streams(self) -> Streams:
         """The project's streams, by name. Raises ``RuntimeError`` unless it is open."""
         if self._streams is None:
@@ -159,6 +164,7 @@ class Motia:
             stack.push_async_callback(self.hubs[name].close)
             if observer:
                 await self.hubs[name].start()
+        self.settings.room("state")
         home = self.settings.state.storage
         state = await self._stream(STATE, await self._storage(home, stack), home, None, None)
         stack.push_async_callback(self.hubs[STATE.name].close)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
 from motia_core.access import Admission
@@ -16,7 +16,7 @@ from motia_core.errors import AccessDenied, BackendError, BackendUnavailable, Gr
 from motia_core.hub import Hub, Member
 from motia_core.model import Change, Snapshot
 from motia_core.server.codes import CODES
-from motia_core.server.fanout import Fanout, Send, drive
+from motia_core.server.fanout import Fanout
 from motia_core.server.frames import (
     BadFrame,
     Frame,
@@ -30,10 +30,21 @@ from motia_core.server.frames import (
 
 log = logging.getLogger("motia.server")
 
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
+
 STALL_LIMIT = 10.0
 """Seconds that a socket may take nothing while something waits for it."""
 
+CLOSE_LIMIT = 1.0
+"""Seconds that an ending connection has to take its last words."""
+
+LOST = 1006
+"""No close frame can be sent (RFC 6455, 7.4.1)."""
+
 MAX_TIMER = 86_400.0
+"""Seconds; an expiry further away is looked at again then."""
 
 
 class Joined:
@@ -61,7 +72,11 @@ class Joined:
 
 
 class Connection:
-    """A client that has been accepted. `run` serves it until it is gone."""
+    """A client that has been accepted. `run` serves it until it is gone.
+
+    ``write`` and ``abort`` come from a server that offers its transport (`protocol`):
+    many frames in one write, False when it is full. Elsewhere ASGI's ``send`` does.
+    """
 
     def __init__(
         self,
@@ -71,7 +86,7 @@ class Connection:
         *,
         write: Callable[[bytes], bool] | None = None,
         abort: Callable[[], None] | None = None,
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        spawn: Spawn,
     ) -> None:
         limits = motia.settings.server
         self._motia = motia
@@ -85,6 +100,9 @@ class Connection:
         self._joins: dict[str, Joined] = {}
         self._queue: deque[Frame] = deque()
         self._bytes = 0
+        self._changes = 0
+        self._room = asyncio.Event()
+        self._room.set()
         self._max_changes = limits.send_queue_changes
         self._max_bytes = limits.send_queue_bytes
         self._last: Change | None = None
@@ -107,7 +125,7 @@ class Connection:
         """How many subscriptions it has."""
         return len(self._joins)
 
-    async def run(self, auth: Auth, receive: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    async def run(self, auth: Auth, receive: Receive) -> None:
         """Serve the client's frames until it is gone or the connection has been ended."""
         self._auth = auth
         self._motia.connections.add(self)
@@ -147,15 +165,13 @@ class Connection:
         if self._closing is None:
             self._closing = CODES[code].close or 1000
             self._cut()
-            self._queue.clear()
-            self._bytes = 0
-            self._queue.append(error_frame(code, message))
-            self._schedule()
+            self._empty()
+            self._put(error_frame(code, message))
             self._ended.set()
 
     # -- what comes in ------------------------------------------------------------------
 
-    def _received(self, message: dict[str, Any]) -> None:
+    def _received(self, message: MutableMapping[str, Any]) -> None:
         try:
             text = message.get("text")
             if text is None:
@@ -171,7 +187,7 @@ class Connection:
             else:
                 self._leave(parsed.subscription_id)
         except BadFrame as bad:
-            self._bad_frames += 1
+            self._bad_frames += bad.code != "TOO_MANY_SUBSCRIPTIONS"
             if self._bad_frames >= self._limits.max_bad_frames:
                 self.end("TOO_MANY_BAD_FRAMES", f"{self._bad_frames} bad frames; the last: {bad}")
             else:
@@ -201,6 +217,7 @@ class Connection:
             if joined.gone:
                 await self._motia.access.leave(joined.admission)
                 return
+            await self._room.wait()
             hub = joined.hub = self._motia.hubs[message.stream]
             member = await hub.join(joined, message.group, message.id, message.after)
             joined.member = member
@@ -212,11 +229,10 @@ class Connection:
             if not isinstance(error, MotiaError):
                 log.exception("a join of stream %r failed", message.stream)
             if not joined.gone:
+                joined.gone = True
                 self._joins.pop(message.subscription_id, None)
                 self.send_frame(error_frame(_code_of(error), _public(error), message.names))
-                self._detach(joined)
-            elif joined.admission is not None:
-                self._detach(joined)
+            self._detach(joined)
 
     def _leave(self, subscription_id: str) -> None:
         joined = self._joins.pop(subscription_id, None)
@@ -246,107 +262,110 @@ class Connection:
         self._last = change
         frame = change_frame(change)
         self._queue.append(frame)
-        self._bytes += len(frame)
-        if len(self._queue) > self._max_changes or self._bytes > self._max_bytes:
+        self._bytes += len(frame.payload)
+        self._changes += 1
+        if self._changes > self._max_changes or self._bytes > self._max_bytes:
             self._overflow()
         if not self._scheduled:
-            self._schedule()
+            self._scheduled = True
+            self._fanout.add(self)
 
     def send_frame(self, frame: Frame) -> None:
         """Queue one frame that is no change; nothing once the connection is ending."""
         if self._closing is None:
-            self._queue.append(frame)
-            self._bytes += len(frame)
-            if not self._scheduled:
-                self._schedule()
+            self._put(frame)
 
     def flush(self) -> None:
         """Fanout: write what waits, as far as the transport takes it."""
         self._scheduled = False
         if self._sending is not None or not self._queue:
             return
-        try:
-            if self._write is not None:
-                wire = b"".join([frame.wire for frame in self._queue])
-                if self._write(wire):
-                    self._queue.clear()
-                    self._bytes = 0
+        if self._write is not None:
+            try:
+                if self._write(b"".join([frame.wire for frame in self._queue])):
+                    self._empty()
                     return
-            while self._queue:
-                frame = self._queue.popleft()
-                self._bytes -= len(frame)
-                rest = drive(self._send({"type": "websocket.send", "text": frame.text}))
-                if rest is not None:
-                    self._sending = self._spawn(self._drain(rest))
-                    return
-        except Exception:
-            self._lost()
+            except Exception:
+                self._lost()
+                return
+        self._sending = self._spawn(self._drain())
 
-    async def _drain(self, rest: Coroutine[Any, Any, None]) -> None:
-        """Wait for a full transport; then go on, after a fresh sync if too much had to be dropped."""
+    async def _drain(self) -> None:
+        """Send what waits as fast as the client takes it; a sync follows if some had to be dropped."""
         try:
-            async with asyncio.timeout(STALL_LIMIT):
-                await rest
+            while self._queue or self._overflowed:
+                if self._overflowed:
+                    self._recover()
+                if self._queue:
+                    frame = self._queue.popleft()
+                    self._bytes -= len(frame.payload)
+                    self._changes -= frame.kind == "change"
+                    async with asyncio.timeout(STALL_LIMIT):
+                        await self._send({"type": "websocket.send", "text": frame.text})
+            self._room.set()
         except TimeoutError:
             log.info("a client took nothing for %g seconds and is dropped", STALL_LIMIT)
-            if self._abort is not None:
-                self._abort()
-            self._lost()
-            return
+            self._lost(abort=True)
         except Exception:
             self._lost()
-            return
         finally:
             self._sending = None
-        if self._overflowed:
-            self._recover()
-        self.flush()
+
+    def _put(self, frame: Frame) -> None:
+        self._queue.append(frame)
+        self._bytes += len(frame.payload)
+        if self._bytes > self._max_bytes:
+            self._room.clear()
+        if not self._scheduled:
+            self._scheduled = True
+            self._fanout.add(self)
+
+    def _empty(self) -> None:
+        self._queue.clear()
+        self._bytes = self._changes = 0
+        self._room.set()
 
     def _overflow(self) -> None:
-        """Drop what waits; every subscription gets a sync when the socket takes something again (C5)."""
+        """Drop what a sync replaces; each subscription gets one when the socket takes something again (C5)."""
         self._overflowed = True
-        self._queue.clear()
-        self._bytes = 0
+        control = [frame for frame in self._queue if frame.kind == "control"]
+        self._empty()
+        for frame in control:
+            self._put(frame)
         if self._sending is None:
-            # Nothing is stuck: it was just too much at once.
-            self._loop.call_soon(self._recover)
+            # Nothing is stuck, it was just too much at once: the sync comes right away.
+            self._sending = self._spawn(self._drain())
 
     def _recover(self) -> None:
-        if not self._overflowed:
-            return
         self._overflowed = False
         self._last = None
         for joined in list(self._joins.values()):
             if joined.member is not None and joined.hub is not None:
-                self.send_frame(
-                    error_frame("SLOW_CONSUMER", "changes were dropped; a sync follows", joined.message.names)
-                )
+                notice = error_frame("SLOW_CONSUMER", "changes were dropped; a sync follows", joined.message.names)
+                self.send_frame(notice)
                 joined.hub.resync(joined.member, "overflow")
 
-    def _schedule(self) -> None:
-        self._scheduled = True
-        self._fanout.add(self)
-
-    def _lost(self) -> None:
-        """The transport is gone: nothing more can be sent."""
-        self._closing = self._closing or 1006
-        self._queue.clear()
-        self._bytes = 0
+    def _lost(self, *, abort: bool = False) -> None:
+        """The transport is gone, or is given up: nothing more can be sent."""
+        self._closing = self._closing or LOST
+        self._overflowed = False
+        self._empty()
         self._ended.set()
+        if abort and self._abort is not None:
+            self._abort()
 
     async def _finish(self) -> None:
         """Send what `end` left to say, and close."""
-        if self._closing is None or self._closing == 1006:
+        if self._closing is None or self._closing == LOST:
             return
         try:
-            async with asyncio.timeout(2.0):
+            async with asyncio.timeout(CLOSE_LIMIT):
+                self.flush()
                 if self._sending is not None:
                     await asyncio.wait({self._sending})
-                self.flush()
                 await self._send({"type": "websocket.close", "code": self._closing})
         except Exception:
-            if self._abort is not None:
-                self._abort()
+            self._lost(abort=True)
 
     def _schedule_expiry(self) -> bool:
         if self._auth.expires_at is None:
@@ -368,7 +387,7 @@ def _snapshot_frame(message: Message, snapshot: Snapshot, reason: str | None) ->
     kept = snapshot.frames.get(key)
     if kept is None:
         kept = snapshot.frames[key] = sync_frame(message.stream, message.group, message.id, snapshot, reason)
-    return kept  # type: ignore[no-any-return]
+    return kept
 
 
 def _code_of(error: BaseException) -> str:

@@ -1,18 +1,14 @@
 """Sending to many sockets: each socket that has something waiting is flushed once per turn.
 
-Changes that arrive together are therefore written together. No task waits for a socket
-unless its transport is full; ``send`` is driven by hand as far as it goes by itself.
+Changes that arrive together are therefore written together, and a socket needs no task
+of its own unless its transport is full.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
-from types import coroutine
-from typing import Any, Protocol
-
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+from typing import Protocol
 
 SOCKETS_PER_TURN = 500
 """Sockets flushed before the event loop gets its turn."""
@@ -47,39 +43,3 @@ class Fanout:
         self._scheduled = bool(ready)
         if ready:
             self._loop.call_soon(self._run)
-
-
-def drive(awaitable: Awaitable[None]) -> Coroutine[Any, Any, None] | None:
-    """Run a coroutine up to its first real wait; ``None`` if it finished, else what is left to await.
-
-    Spares a task per message when the transport has room (as eager tasks do in newer Python).
-    """
-    started = awaitable.__await__()
-    try:
-        first = next(started)
-    except StopIteration:
-        return None
-    return _rest(started, first)
-
-
-@coroutine
-def _rest_of(started: Generator[Any, Any, None], first: Any) -> Generator[Any, Any, None]:
-    # What the coroutine waited for first is waited for by whoever awaits the rest.
-    pending = first
-    while True:
-        try:
-            sent = yield pending
-        except BaseException as error:
-            try:
-                pending = started.throw(error)
-            except StopIteration:
-                return
-        else:
-            try:
-                pending = started.send(sent)
-            except StopIteration:
-                return
-
-
-async def _rest(started: Any, first: Any) -> None:
-    await _rest_of(started, first)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -83,13 +83,18 @@ def read_message(text: str) -> Message:
     return Message(frame["type"], stream, str(group), id, subscription, after, "after" in data)
 
 
+FrameKind = Literal["change", "sync", "control"]
+"""What a frame is for: changes and syncs can be replaced by a later sync, the others cannot."""
+
+
 class Frame:
     """One text frame for any number of sockets: as text for ASGI, as bytes for the wire."""
 
-    __slots__ = ("_text", "_wire", "payload")
+    __slots__ = ("_text", "_wire", "kind", "payload")
 
-    def __init__(self, payload: bytes) -> None:
+    def __init__(self, payload: bytes, kind: FrameKind) -> None:
         self.payload = payload
+        self.kind = kind
         self._text: str | None = None
         self._wire: bytes | None = None
 
@@ -146,7 +151,7 @@ def _encode_change(change: Change) -> Frame:
             **extra,
         }
     )
-    return Frame(b'%b,"event":%b}' % (head[:-1], event))
+    return Frame(b'%b,"event":%b}' % (head[:-1], event), "change")
 
 
 def sync_frame(stream: str, group: str, id: str | None, snapshot: Snapshot, reason: str | None) -> Frame:
@@ -159,22 +164,22 @@ def sync_frame(stream: str, group: str, id: str | None, snapshot: Snapshot, reas
     if id is not None and snapshot.items:
         extra["version"] = snapshot.items[0].version
     head = orjson.dumps({"type": "stream", "timestamp": snapshot.timestamp, **names_of(stream, group, id), **extra})
-    return Frame(b'%b,"event":{"type":"sync","data":%b}}' % (head[:-1], data))
+    return Frame(b'%b,"event":{"type":"sync","data":%b}}' % (head[:-1], data), "sync")
 
 
 def joined_frame(subscription_id: str, position: str) -> Frame:
     """The acknowledgement of a join that asked for one."""
-    return Frame(orjson.dumps({"type": "joined", "subscriptionId": subscription_id, "position": position}))
+    return Frame(orjson.dumps({"type": "joined", "subscriptionId": subscription_id, "position": position}), "control")
 
 
-def error_frame(code: str, message: str, names: dict[str, Any] | None = None, timestamp: float = 0.0) -> Frame:
+def error_frame(code: str, message: str, names: dict[str, Any] | None = None) -> Frame:
     """An error: of one subscription if ``names`` are given, else of the connection."""
     data = {"code": code, "message": message}
     if names is None:
-        return Frame(orjson.dumps({"type": "error", "data": data}))
-    return Frame(
-        orjson.dumps({"type": "stream", "timestamp": timestamp, **names, "event": {"type": "error", "data": data}})
-    )
+        return Frame(orjson.dumps({"type": "error", "data": data}), "control")
+    # Published clients keep the greatest timestamp they met: an error must not move it.
+    event = {"type": "error", "data": data}
+    return Frame(orjson.dumps({"type": "stream", "timestamp": 0, **names, "event": event}), "control")
 
 
 def _with_id(id: str, json: bytes) -> bytes:
@@ -184,16 +189,3 @@ def _with_id(id: str, json: bytes) -> bytes:
         return json
     head = b'{"id":%b' % orjson.dumps(id)
     return head + (b"}" if json == b"{}" else b"," + json[1:])
-
-
-__all__ = [
-    "BadFrame",
-    "Frame",
-    "Message",
-    "change_frame",
-    "error_frame",
-    "joined_frame",
-    "names_of",
-    "read_message",
-    "sync_frame",
-]
