@@ -64,7 +64,7 @@ def build(session: nox.Session) -> None:
     wheel = build_wheel(session)
     check = str(HERE / "scripts" / "check_install.py")
     for target in ([str(wheel)], ["--editable", str(HERE)]):
-        fresh = Path(session.create_tmp()) / "fresh"
+        fresh = Path(session.create_tmp()).resolve() / "fresh"
         session.run("python", "-m", "venv", "--clear", str(fresh), silent=True)
         python = str(fresh / "bin" / "python")
         session.run(python, "-m", "pip", "install", "--quiet", *target, external=True)
@@ -76,7 +76,7 @@ def build(session: nox.Session) -> None:
 def build_wheel(session: nox.Session) -> Path:
     """The wheel, built from the sdist as a packager would."""
     session.install("build>=1.2")
-    out = Path(session.create_tmp()) / "dist"
+    out = Path(session.create_tmp()).resolve() / "dist"
     for old in out.glob("*"):
         old.unlink()
     session.run("python", "-m", "build", "--outdir", str(out), str(HERE), silent=True)
@@ -87,7 +87,7 @@ def build_wheel(session: nox.Session) -> Path:
 @nox.session
 def minimum(session: nox.Session) -> None:
     """The tests with the lowest version of each direct dependency that we claim to work with."""
-    pins = Path(session.create_tmp()) / "minimum.txt"
+    pins = Path(session.create_tmp()).resolve() / "minimum.txt"
     pins.write_text("".join(f"{pin}\n" for pin in lowest_versions()))
     install(session, *INSTALL, "--constraint", str(pins))
     session.run("python", "-m", "pytest", *session.posargs)
