@@ -94,9 +94,9 @@ def minimum(session: nox.Session) -> None:
 
 
 def lowest_versions() -> list[str]:
-    """``name==bound`` for every ``name>=bound`` that pyproject.toml asks for at run time or in tests."""
+    """``name==bound`` for every ``name>=bound`` among the dependencies and extras."""
     project = PROJECT["project"]
-    groups = [project["dependencies"], *project["optional-dependencies"].values(), PROJECT["dependency-groups"]["test"]]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
     found = {}
     for requirement in (line for group in groups for line in group):
         match = re.match(r"([A-Za-z0-9_-]+)(?:\[[^]]*\])?>=([0-9.]+)", requirement)
