@@ -202,6 +202,11 @@ def _anchored(model: type[BaseModel], values: Mapping[str, Any], base_dir: Path 
     for name, info in model.model_fields.items():
         key = info.alias or name
         is_path = info.annotation is Path or Path in getattr(info.annotation, "__args__", ())
-        if is_path and base_dir is not None and isinstance(found.get(key), str | Path) and found[key] != ":memory:":
-            found[key] = base_dir / found[key]
+        if is_path and base_dir is not None and _names_a_file(found.get(key)):
+            found[key] = base_dir / Path(found[key]).expanduser()
     return found
+
+
+def _names_a_file(value: object) -> bool:
+    # An empty name stays empty: the adapter refuses it.
+    return isinstance(value, str | Path) and str(value) not in ("", ":memory:")
