@@ -74,6 +74,7 @@ class Motia:
         for name, config in self.stream_configs.items():
             self.settings.storage_for(name, config.storage_type)
             self._schemas[name] = compile_schema(name, config.schema)
+        self.settings.room("state")
         self.http_steps = HttpSteps(self.steps, self.context)
         self.access = Access(
             self.stream_configs,

@@ -88,9 +88,10 @@ class ServerSettings(BaseModel):
 class RoomSettings(BaseModel):
     """``[state]``, ``[queue]`` or ``[cron]``: the storage type it lives in."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     storage: str = "default"
+    """The storage type it lives in."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,10 +56,12 @@ Count = Annotated[int, BeforeValidator(no_bool), Field(ge=1)]
 class RetentionOptions(BaseModel):
     """``retention = { count = ..., age = ... }``: one bound or both."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     count: Count | None = None
+    """Changes to keep of each stream, at most."""
     age: Seconds | None = None
+    """Age of a change that is still kept, at most."""
 
     @model_validator(mode="after")
     def _bounded(self) -> RetentionOptions:
@@ -71,12 +73,16 @@ class RetentionOptions(BaseModel):
 class CommonOptions(BaseModel):
     """What every ``[storage.NAME]`` takes, whatever its adapter."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     namespace: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,63}$")] = "motia"
+    """Keeps applications that share a server apart."""
     timeout: Seconds = 5.0
+    """Seconds after which a call to an unreachable backend fails."""
     retention: RetentionOptions | None = None
+    """How much history to keep of each stream; 100,000 changes if it is not said."""
     max_value_bytes: Count = 1_000_000
+    """Bytes of compact UTF-8 JSON that one value may have."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -196,6 +202,11 @@ def _anchored(model: type[BaseModel], values: Mapping[str, Any], base_dir: Path 
     for name, info in model.model_fields.items():
         key = info.alias or name
         is_path = info.annotation is Path or Path in getattr(info.annotation, "__args__", ())
-        if is_path and base_dir is not None and isinstance(found.get(key), str | Path) and found[key] != ":memory:":
-            found[key] = base_dir / found[key]
+        if is_path and base_dir is not None and _names_a_file(found.get(key)):
+            found[key] = base_dir / Path(found[key]).expanduser()
     return found
+
+
+def _names_a_file(value: object) -> bool:
+    # An empty name stays empty: the adapter refuses it.
+    return isinstance(value, str | Path) and str(value) not in ("", ":memory:")

@@ -3,7 +3,7 @@
     MotiaError
     ├── InvalidName            a stream, group or item id that no backend may hold
     ├── InvalidValue           a value that JSON, or the limits, cannot hold
-    ├── SchemaError            a value that its stream's schema refuses
+    │   └── SchemaError        a value that its stream's schema refuses
     ├── UpdateError            update operations that are malformed or do not apply
     ├── Conflict               the item is not at the version the caller expected
     ├── AccessDenied           a client that may not connect, or not listen

@@ -166,6 +166,8 @@ def build_adapter(plugin: AdapterPlugin, settings: StorageSettings, options: Bas
         factory = plugin.load()
     except ImportError as error:
         remedy = f'; install it with: pip install "{plugin.install}"' if plugin.install else ""
+        if " " in plugin.install:  # not a package
+            remedy = f"; it needs {plugin.install}"
         raise MissingDependency(
             f"storage {settings.name!r}: adapter {plugin.name!r} cannot import what it needs ({error}){remedy}"
         ) from error

@@ -18,25 +18,26 @@ class SqliteOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: str = "data/streams.db"
-    """The database file. A missing folder is made; a relative path starts at the current directory."""
+    path: Path = Path("data/streams.db")
+    """The database file. A missing folder is made; a relative path starts at the project's folder, or
+    without a project at the current directory."""
     synchronous: Annotated[Literal["NORMAL", "FULL"], BeforeValidator(_upper)] = "NORMAL"
     """``NORMAL``: a power cut may lose the last commits. ``FULL``: none, and each commit waits for the disk."""
     poll_interval: float = Field(default=0.005, ge=0.001, le=0.25)
     """Seconds between two looks for other processes' writes, while something is watched."""
 
-    @field_validator("path")
+    @field_validator("path", mode="before")
     @classmethod
-    def _is_a_file(cls, path: str) -> str:
-        if not path or "\x00" in path:
+    def _is_a_file(cls, path: Any) -> Any:
+        if not path or "\x00" in str(path):
             raise ValueError("must name a file")
-        if path == ":memory:":
+        if str(path) == ":memory:":
             raise ValueError("':memory:' is not a file that two connections can share; use the memory adapter")
         return path
 
     def resolved_path(self) -> Path:
         """The absolute path of the database file."""
-        return Path(self.path).expanduser().absolute()
+        return self.path.expanduser().absolute()
 
 
 def options_from_url(url: str) -> dict[str, Any]:
