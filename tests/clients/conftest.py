@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,27 @@ def node_command() -> list[str]:
     if (major, minor) < (20, 10):
         pytest.skip(f"node {version.strip()} has no WebSocket; 20.10 or later does")
     return [node] if major >= 22 else [node, "--experimental-websocket", "--no-warnings"]
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """What package.json asks for, installed once for each version of it, outside the project."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed")
+    wanted = HERE / "package.json"
+    folder = Path(tempfile.gettempdir()) / f"motia-core-npm-{hashlib.sha256(wanted.read_bytes()).hexdigest()[:16]}"
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as fresh:
+            shutil.copy(wanted, fresh)
+            options = ["--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", "--loglevel=error"]
+            done = subprocess.run([npm, "install", *options], cwd=fresh, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                # A machine without a network may go on without; where all must run, this is a failure.
+                (pytest.fail if os.environ.get("CI") else pytest.skip)(f"npm install failed: {done.stderr[-500:]}")
+            with suppress(OSError):  # Another process was first.
+                Path(fresh).rename(folder)
+    return folder / "node_modules"
 
 
 @pytest.fixture

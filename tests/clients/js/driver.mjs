@@ -14,8 +14,14 @@ const streams = new Map();
 const say = (record) => process.stdout.write(`${JSON.stringify(record)}\n`);
 console.error = (...words) => say({ name: "console", words: words.map(String) });
 
+function take(tokens) {
+  const token = tokens.length > 1 ? tokens.shift() : tokens[0];
+  if (token === "!throw") throw new Error("no token to be had");
+  return token;
+}
+
 function open({ as, stream, options, custom, tokens }) {
-  if (tokens) options.auth = { token: async () => (tokens.length > 1 ? tokens.shift() : tokens[0]) };
+  if (tokens) options.auth = { token: async () => take(tokens) };
   let opened;
   try {
     opened = connectStream(stream, WebSocket ? { ...options, WebSocket } : options);
