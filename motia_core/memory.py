@@ -95,17 +95,6 @@ class MemoryStore:
             for bell in stream.bells:
                 bell.set()
 
-    def copy(self) -> MemoryStore:
-        """The store as it is now, as a backup would have it."""
-        other = MemoryStore(self.clock)
-        other.identity = self.identity
-        for key, state in self.streams.items():
-            groups = {group: dict(rows) for group, rows in state.groups.items()}
-            other.streams[key] = _Stream(
-                state.timestamp, groups, deque(state.log), state.seq, state.floor, dict(state.deadlines)
-            )
-        return other
-
     def stream(self, namespace: str, name: str) -> _Stream:
         """The stream, made on first use."""
         key = (namespace, name)

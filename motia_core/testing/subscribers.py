@@ -219,8 +219,8 @@ class Subscribers:
             await docs.send({"groupId": "g", "id": "x"}, {"type": "to the item"})
         for target in ("g", "h"):
             await docs.delete(target, "x")
-        events = docs.capabilities.custom_events
-        expected = {
+        events = 1 if docs.capabilities.custom_events else 0
+        expected: dict[str, list[tuple[str, str | None]]] = {
             "group": [
                 ("create", "x"),
                 ("create", "y"),
@@ -277,7 +277,7 @@ class Subscribers:
             async with docs.batch() as batch:
                 for number in range(start, start + 100):
                     batch.set("g", f"{number % 100}", {"n": number})
-        await reader.count(total + 1)
+            await reader.count(start + 101)  # it keeps up, whatever the other does
         await reader.stop()
         entry = await anext(slow)
         assert (entry.type, entry.reason) == ("sync", "overflow")
