@@ -94,6 +94,7 @@ class Hub:
         self._seen = ""
         self._written = ""
         self._generation = 0
+        self._closed = False
         self._task: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
         self._snapshots: dict[tuple[str, str | None], _Shared] = {}
@@ -128,6 +129,7 @@ class Hub:
 
     async def close(self) -> None:
         """End the watch. Members stay silent from now on."""
+        self._closed = True
         tasks: list[asyncio.Task[Any]] = [*self._resyncs, *(shared.task for shared in self._snapshots.values())]
         if self._task:
             tasks.append(self._task)
@@ -188,7 +190,7 @@ class Hub:
         """Watch for ever: heal what can be healed, tell the members what cannot (C6)."""
         loop = asyncio.get_running_loop()
         failures, down_since, told = 0, 0.0, False
-        while True:
+        while not self._closed:  # an adapter may answer a cancellation with an error of its own
             try:
                 async with aclosing(self._adapter.watch(self._spec, self._seen)) as batches:
                     async for batch in batches:

@@ -38,10 +38,10 @@ class Harness(ABC):
     def make(self, settings: StorageSettings) -> Adapter:
         """A new adapter on the store, not open: each plays another process."""
 
-    async def start(self) -> None:
+    async def start(self) -> None:  # noqa: B027 (most need nothing)
         """Make the store ready."""
 
-    async def stop(self) -> None:
+    async def stop(self) -> None:  # noqa: B027
         """Take it away again."""
 
     async def restart(self) -> None:
@@ -193,7 +193,7 @@ async def eventually(check: Callable[[], Coroutine[Any, Any, bool]], what: str) 
     """Wait until ``check`` is true; fail with ``what`` after the deadline."""
     try:
         async with asyncio.timeout(DEADLINE):
-            while not await check():
+            while not await check():  # noqa: ASYNC110 (what is awaited is outside this process)
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"waited {DEADLINE} s in vain for: {what}") from None

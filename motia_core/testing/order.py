@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 from itertools import pairwise
 from typing import Any
@@ -171,7 +172,7 @@ class Order:
         await reader.count(1)
         for number in range(20):
             result = await mine.set("g", "x", {"n": number})
-            await reader.until(lambda seen, result=result: seen[-1].position == result.position)
+            await reader.until(_ends_at(result.position))
             assert await theirs.get("g", "x") == {"n": number}
         assert len(reader.seen) == 21
         await reader.stop()
@@ -429,6 +430,10 @@ class Order:
         with pytest.raises(UnsupportedCapability):
             async with aclosing(adapter.watch(spec, await adapter.head(spec))) as batches:
                 await anext(batches)
+
+
+def _ends_at(position: str) -> Callable[[list[Any]], bool]:
+    return lambda seen: bool(seen) and seen[-1].position == position
 
 
 def _ahead(position: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import gc
 import os
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -46,18 +46,19 @@ class Spy(Adapter):
         if self.fail_watches.is_set():
             raise BackendUnavailable("cut by the test")
         failing = asyncio.ensure_future(self.fail_watches.wait())
-        try:
-            async with aclosing(self.inner.watch(stream, after)) as batches:
+        async with aclosing(self.inner.watch(stream, after)) as batches:
+            coming = asyncio.ensure_future(anext(batches))
+            try:
                 while True:
-                    coming = asyncio.ensure_future(anext(batches))
                     await asyncio.wait({coming, failing}, return_when=asyncio.FIRST_COMPLETED)
                     if failing.done():
-                        coming.cancel()
-                        await asyncio.gather(coming, return_exceptions=True)
                         raise BackendUnavailable("cut by the test")
                     yield coming.result()
-        finally:
-            failing.cancel()
+                    coming = asyncio.ensure_future(anext(batches))
+            finally:
+                failing.cancel()
+                coming.cancel()
+                await asyncio.gather(failing, coming, return_exceptions=True)
 
     address = None  # type: ignore[assignment]
     capabilities = open = close = write = get = list = list_groups = head = floor = None  # type: ignore[assignment]
@@ -152,7 +153,7 @@ class Subscribers:
         for stream in (docs, await world.stream(adapter=docs.hub.adapter)):
             reader = Reader(stream.watch("g", after=position))
             result = await docs.set("g", "x", {"n": 1})
-            await reader.until(lambda seen, result=result: bool(seen) and seen[-1].position == result.position)
+            await reader.until(_ends_at(result.position))
             assert all(entry.type != "sync" for entry in reader.seen)
             await reader.stop()
 
@@ -391,6 +392,10 @@ class Resilience:
                 await reader.until(lambda _: False)
         never_opened = world.harness.make(world.settings())
         await never_opened.close()
+
+
+def _ends_at(position: str) -> Callable[[list[Any]], bool]:
+    return lambda seen: bool(seen) and seen[-1].position == position
 
 
 def _check_subscriber(seen: list[Any], final: dict[str, Any]) -> None:
