@@ -183,6 +183,23 @@ async def test_an_expired_item_is_deleted_in_the_log_by_the_sweeper(bench: Any, 
     ]
 
 
+async def test_each_namespace_has_its_own_upkeep(bench: Any, words: Any, plain: Any) -> None:
+    one = await bench.open(namespace="one", retention=Retention(count=1))
+    two = await bench.open(namespace="two")
+    for n in range(5):
+        await words.write(two, words.put("two", str(n), {}, ttl=0.01))
+    await two.close()
+    for n in range(5):
+        await words.write(one, words.put("one", str(n), {}, ttl=0.01))
+
+    async def kept() -> bool:
+        logged = plain().execute("SELECT grp FROM motia_log ORDER BY seq").fetchall()
+        return bool(logged == [("two",)] * 5 + [("one",)])
+
+    await eventually(words, kept)
+    assert plain().execute("SELECT grp FROM motia_items").fetchall() == [("two",)] * 5
+
+
 @pytest.mark.parametrize("kind", ["set", "update", "delete"])
 async def test_writing_over_an_expired_item_logs_its_delete_first(
     bench: Any, words: Any, kind: str, monkeypatch: pytest.MonkeyPatch
