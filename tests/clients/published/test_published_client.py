@@ -54,7 +54,7 @@ class Subscription(Follower):
         """Wait until the client's state is this."""
 
         def fits(record: Record) -> bool:
-            return record["name"] == "state" and by_id(record["state"]) == by_id(wanted)
+            return bool(record["name"] == "state" and by_id(record["state"]) == by_id(wanted))
 
         await self.until(fits)
 
