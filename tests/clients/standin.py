@@ -33,7 +33,11 @@ class Server:
     def url(self) -> str:
         return f"ws://127.0.0.1:{self._relay.port}"
 
-    async def start(self) -> None:
+    async def start(self, *, clock_behind: float = 0.0) -> None:
+        """Begin, or begin again, perhaps on a machine whose clock is behind (seconds).
+
+        Here no clock is asked, so that makes no difference; nor may it to a real server.
+        """
         self._server = await ws.serve(self._client, "127.0.0.1", 0, select_subprotocol=first_offered)
         self._relay.target = self._server.sockets[0].getsockname()[1]
         await self._relay.start()
@@ -149,7 +153,11 @@ class Relay:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
 
-    async def start(self) -> None:
+    async def start(self, *, clock_behind: float = 0.0) -> None:
+        """Begin, or begin again, perhaps on a machine whose clock is behind (seconds).
+
+        Here no clock is asked, so that makes no difference; nor may it to a real server.
+        """
         self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
