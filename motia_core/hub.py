@@ -46,6 +46,13 @@ class Sink(Protocol):
     def sync(self, member: Member, snapshot: Snapshot, reason: str | None) -> None:
         """Take a snapshot that replaces what the member knows."""
 
+    def trim(self, member: Member, floor: str) -> bool:
+        """Learn that the ring has let go of what lies before ``floor``.
+
+        True if the sink held some of that and lets go too; it gets nothing more then
+        until it asks for a `Hub.resync`.
+        """
+
     def failed(self, member: Member, error: MotiaError) -> None:
         """Learn that the member's data is late, or cannot be read."""
 
@@ -217,7 +224,10 @@ class Hub:
     def _dispatch(self, batch: Batch) -> None:
         members, ring = self._members, self._ring
         for change in batch.changes:
-            ring.append(change)
+            if ring.append(change):
+                for member in self._everybody():
+                    if member.sink.trim(member, ring.floor):
+                        member.position = _NOT_LIVE
             position = change.position
             for member in tuple(members.get((change.group_id, None), ())):
                 if member.position < position:

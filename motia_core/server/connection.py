@@ -66,6 +66,10 @@ class Joined:
         self.member = member
         self._connection.send_frame(_snapshot_frame(self.message, snapshot, reason))
 
+    def trim(self, member: Member, floor: str) -> bool:
+        """Hub: the connection has limits of its own, in what is encoded."""
+        return False
+
     def failed(self, member: Member, error: MotiaError) -> None:
         """Hub: trouble."""
         self._connection.send_frame(error_frame(_code_of(error), _public(error), self.message.names))
