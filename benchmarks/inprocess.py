@@ -111,10 +111,12 @@ class _Counting:
         self._left = goal
         self._done = done
 
-    def push(self, change: Any) -> None:
-        self._left -= 1
+    def push(self, run: Any) -> None:
+        self._left -= len(run.changes)
         if not self._left:
             self._done.release()
+
+    replay = push
 
     def sync(self, member: Any, snapshot: Any, reason: Any) -> None: ...
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
 from motia_core.errors import BackendUnavailable, MotiaError
-from motia_core.hub import Hub, Member
+from motia_core.hub import Hub, Member, Run
 from motia_core.model import Change, Snapshot
 
 T = TypeVar("T")
@@ -147,11 +147,13 @@ class Queue:
         self.overflowed = False
         self.error: MotiaError | None = None
 
-    def push(self, change: Change) -> None:
-        """Hub: one change."""
-        self.entries.append(change)
+    def push(self, run: Run) -> None:
+        """Hub: changes."""
+        self.entries.extend(run.changes)
         if self.waiting is not None:
             self.wake()
+
+    replay = push
 
     def sync(self, member: Member, snapshot: Snapshot, reason: str | None) -> None:
         """Hub: a snapshot; what waits is older than it."""
