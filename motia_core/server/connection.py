@@ -116,7 +116,6 @@ class Connection:
         self._scheduled = False
         self._sending: asyncio.Task[None] | None = None
         self._overflowed = False
-        self._ended = asyncio.Event()
         self._closing: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._bad_frames = 0
@@ -133,31 +132,22 @@ class Connection:
         return len(self._joins)
 
     async def run(self, auth: Auth, receive: Receive) -> None:
-        """Serve the client's frames until it is gone or the connection has been ended."""
+        """Serve the client's frames until it is gone; an ended one is gone once its close is sent."""
         self._auth = auth
         self._motia.connections.add(self)
         try:
             if not self._schedule_expiry():
                 self.end("ACCESS_ENDED", "access has expired")
-            ended = asyncio.ensure_future(self._ended.wait())
-            try:
-                while not self._ended.is_set():
-                    receiving = asyncio.ensure_future(receive())
-                    await asyncio.wait({receiving, ended}, return_when=asyncio.FIRST_COMPLETED)
-                    if not receiving.done():
-                        receiving.cancel()
-                        await asyncio.gather(receiving, return_exceptions=True)
-                        break
-                    message = receiving.result()
-                    if message["type"] == "websocket.disconnect":
-                        break
+            while True:
+                message = await receive()
+                if message["type"] == "websocket.disconnect":
+                    break
+                if self._closing is None:
                     self._received(message)
-            finally:
-                ended.cancel()
-            await self._finish()
         finally:
             self._motia.connections.discard(self)
             self._cut()
+            self._lost()
             if self._timer:
                 self._timer.cancel()
             if self._sending:
@@ -174,7 +164,7 @@ class Connection:
             self._cut()
             self._empty()
             self._put(error_frame(code, message))
-            self._ended.set()
+            self._spawn(self._finish())
 
     # -- what comes in ------------------------------------------------------------------
 
@@ -371,14 +361,11 @@ class Connection:
         self._closing = self._closing or LOST
         self._overflowed = False
         self._empty()
-        self._ended.set()
         if abort and self._abort is not None:
             self._abort()
 
     async def _finish(self) -> None:
         """Send what `end` left to say, and close."""
-        if self._closing is None or self._closing == LOST:
-            return
         try:
             async with asyncio.timeout(CLOSE_LIMIT):
                 self.flush()
