@@ -133,7 +133,7 @@ async def test_some_close_codes_are_the_end(scripted: Scripted, clients: Clients
     assert scripted.accepted == 1
 
 
-@pytest.mark.parametrize("token", ["two words", "a/b=c?&", "naïve", '"quoted"', "Authorization"])
+@pytest.mark.parametrize("token", ["two words", "a/b=c?&", "naïve", '"quoted"', "Authorization", "two\r\nlines: 1"])
 async def test_any_token_arrives(scripted: Scripted, clients: Clients, token: str) -> None:
     _, peer, _ = await begin(scripted, clients, token=token)
     assert peer.token() == token
