@@ -23,6 +23,8 @@ class Subscription:
     group_id: str
     id: str | None = None
     subscription_id: str | None = None
+    context: Mapping[str, Any] | None = field(default=None, repr=False)
+    """What ``on_join`` returned as its context; there for ``on_leave``."""
 
 
 @dataclass(frozen=True, slots=True)

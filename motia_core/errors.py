@@ -3,9 +3,10 @@
     MotiaError
     ├── InvalidName            a stream, group or item id that no backend may hold
     ├── InvalidValue           a value that JSON, or the limits, cannot hold
-    ├── SchemaError            a value that its stream's schema refuses
+    │   └── SchemaError        a value that its stream's schema refuses
     ├── UpdateError            update operations that are malformed or do not apply
     ├── Conflict               the item is not at the version the caller expected
+    ├── AccessDenied           a client that may not connect, or not listen
     ├── GroupTooLarge          a group too large to be sent as one snapshot
     ├── PositionExpired        the history after a position is gone
     ├── UnsupportedCapability  the backend declares that it cannot do this
@@ -89,6 +90,17 @@ class Conflict(MotiaError):
         super().__init__(message)
         self.expected = expected
         self.actual = actual
+
+
+class AccessDenied(MotiaError):
+    """Authentication or a join hook said no, failed, or took too long (E1).
+
+    ``reason`` is for logs; the message is what the client may read.
+    """
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class GroupTooLarge(MotiaError):

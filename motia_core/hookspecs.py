@@ -71,5 +71,5 @@ def motia_trigger_matches(trigger: Any, change: Change) -> Awaitable[bool | None
 
 @hookspec
 def motia_on_change(change: Change) -> Awaitable[None] | None:
-    """Observe every change that this process's subscribers' streams see. Errors are logged."""
+    """Observe every change of the project's streams, in each process. Errors are logged."""
     raise NotImplementedError

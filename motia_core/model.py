@@ -150,7 +150,7 @@ class Change:
     version: str | None
     position: str
     event_type: str | None = None
-    frame: bytes | None = field(default=None, repr=False, compare=False)
+    frame: Any = field(default=None, repr=False, compare=False)
     """Kept here by the server: the change as encoded for the wire, once for everybody."""
 
     @property
@@ -178,3 +178,5 @@ class Snapshot:
     position: str
     timestamp: float
     """At or after all it contains, before all that follows (B10)."""
+    frames: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Kept here by the server: the snapshot as encoded for the wire, once for everybody."""

@@ -1,0 +1,152 @@
+"""What the writer thread does between writes: expired items, old log, a large WAL file."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+
+from motia_adapters.sqlite.database import Database, begin
+from motia_adapters.sqlite.transaction import EXPIRED, LogRow
+from motia_core.adapter import Retention
+
+INTERVAL = 1.0
+"""Seconds between two rounds."""
+PORTION = 500
+"""Rows that one transaction of upkeep deletes, so that writes do not wait for it."""
+_LARGE_WAL = 64 * 2**20
+_SETTLE = 10.0  # seconds after which also a small excess is trimmed
+
+
+class Trimmer:
+    """Keeps each stream's log within its retention (B7)."""
+
+    def __init__(self, retention: Retention, namespace: str) -> None:
+        self._retention = retention
+        self._namespace = namespace
+        self._slack = (retention.count or 0) // 20
+        self._added: dict[int, int] = {}
+        self._trimmed: dict[int, float] = {}
+        self._next_aging = 0.0
+
+    def restart(self) -> None:
+        """Forget what was counted: another file may lie at the path."""
+        self._added.clear()
+        self._trimmed.clear()
+        self._next_aging = 0.0
+
+    def count(self, log: Iterable[LogRow]) -> None:
+        """Take note of rows that were logged."""
+        added = self._added
+        for row in log:
+            added[row[1]] = added.get(row[1], 0) + 1
+
+    def due(self, connection: sqlite3.Connection) -> list[int]:
+        """The streams that are worth a look now."""
+        now = time.monotonic()
+        due: list[int] = []
+        age = self._retention.age
+        if now >= self._next_aging:
+            # Also the first round: another process may have left more than we keep.
+            self._next_aging = now + (min(max(age / 10, 1.0), 60.0) if age is not None else 3600.0)
+            rows = connection.execute("SELECT id FROM motia_streams WHERE namespace = ?", (self._namespace,))
+            due = [stream for (stream,) in rows.fetchall()]
+        if self._retention.count is not None:
+            due += [
+                stream
+                for stream, added in self._added.items()
+                if added > self._slack or now - self._trimmed.get(stream, 0.0) >= _SETTLE
+            ]
+        return due
+
+    def trim(self, connection: sqlite3.Connection, stream: int) -> bool:
+        """Delete a portion of what a stream's log has too much, with the mark of how far. Whether more is left.
+
+        Inside a write transaction.
+        """
+        cut = self._cut(connection, stream)
+        (last, found) = connection.execute(
+            "SELECT max(seq), count(*) FROM"
+            " (SELECT seq FROM motia_log WHERE stream = ? AND seq <= ? ORDER BY seq LIMIT ?)",
+            (stream, cut, PORTION),
+        ).fetchone()
+        if found:
+            connection.execute("UPDATE motia_streams SET floor = max(floor, ?) WHERE id = ?", (last, stream))
+            connection.execute("DELETE FROM motia_log WHERE stream = ? AND seq <= ?", (stream, last))
+        if found == PORTION:
+            return True
+        self._added.pop(stream, None)
+        self._trimmed[stream] = time.monotonic()
+        return False
+
+    def _cut(self, connection: sqlite3.Connection, stream: int) -> int:
+        """The last sequence number that need not be kept."""
+        cut = 0
+        if self._retention.count is not None:
+            row = connection.execute(
+                "SELECT seq FROM motia_log WHERE stream = ? ORDER BY seq DESC LIMIT 1 OFFSET ?",
+                (stream, self._retention.count),
+            ).fetchone()
+            cut = row[0] if row else 0
+        if self._retention.age is not None:
+            oldest = (time.time() - self._retention.age) * 1000
+            row = connection.execute(
+                "SELECT max(seq) FROM"
+                " (SELECT seq, ts FROM motia_log WHERE stream = ? ORDER BY seq LIMIT ?) WHERE ts < ?",
+                (stream, PORTION, oldest),
+            ).fetchone()
+            cut = max(cut, row[0] or 0)
+        return cut
+
+
+class Upkeep:
+    """Rounds of upkeep. ``expire`` commits the deletes of some expired items; whether more are left."""
+
+    def __init__(self, database: Database, namespace: str, trimmer: Trimmer, expire: Callable[[], bool]) -> None:
+        self._database = database
+        self._namespace = namespace
+        self._trimmer = trimmer
+        self._expire = expire
+        self._next = 0.0
+
+    def wait(self) -> float:
+        """Seconds until the next round."""
+        return max(0.0, self._next - time.monotonic())
+
+    def round(self, interrupted: Callable[[], bool]) -> None:
+        """One round, which goes on soon if ``interrupted`` by writes that wait. Raises sqlite3's errors."""
+        self._next = time.monotonic() + INTERVAL
+        connection = self._database.writer
+        expired = f"SELECT 1 {EXPIRED} LIMIT 1"
+        if connection.execute(expired, (time.time(), self._namespace)).fetchone():
+            while self._expire():
+                if interrupted():
+                    self._next = 0.0
+                    return
+        for stream in self._trimmer.due(connection):
+            while self._trim(connection, stream):
+                if interrupted():
+                    self._next = 0.0
+                    return
+        self._checkpoint(connection)
+
+    def _trim(self, connection: sqlite3.Connection, stream: int) -> bool:
+        begin(connection, time.monotonic() + self._database.timeout)
+        try:
+            more = self._trimmer.trim(connection, stream)
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return more
+
+    def _checkpoint(self, connection: sqlite3.Connection) -> None:
+        """Start the WAL file anew where readers that never pause have let it grow."""
+        try:
+            size = os.stat(f"{self._database.path}-wal").st_size
+        except OSError:
+            return
+        if size > _LARGE_WAL:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()

@@ -1,0 +1,134 @@
+"""Commands that look at a project: ``plugins`` and ``doctor``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from motia_core.adapter import Finding
+from motia_core.cli.data import Project
+from motia_core.cli.output import line, run
+from motia_core.config import Settings, StorageEntry
+from motia_core.discovery import find
+from motia_core.errors import MotiaError
+from motia_core.masking import mask_urls
+from motia_core.plugins import Plugins
+
+LOCAL = ("memory", "sqlite")
+"""Adapters whose store is one machine's."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON each, for programs.")]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finding, and what it is about."""
+
+    about: str
+    level: Literal["ok", "warning", "error"]
+    message: str
+    remedy: str = ""
+
+
+def plugins(json: AsJson = False) -> None:
+    """List the plugins: where they come from, what they bring, and why one is left out."""
+    for record in Plugins.load().records:
+        if json:
+            line(asdict(record))
+            continue
+        brings = [*(f"adapter {name}" for name in record.adapters), *record.hooks]
+        source = f"{record.name} ({record.distribution} {record.version})"
+        typer.echo(f"{record.status:8} {source}: {', '.join(brings) or '-'}")
+        if record.reason:
+            typer.echo(f"{'':8} {record.reason}")
+
+
+def doctor(json: AsJson = False, project: Project = Path()) -> None:
+    """Check the project and each of its storages; exit code 1 if something is wrong."""
+
+    async def work() -> bool:
+        well = True
+        async for report in examine(project):
+            well = well and report.level != "error"
+            if json:
+                line(asdict(report))
+            else:
+                remedy = f"\n{'':8} {report.remedy}" if report.remedy else ""
+                typer.echo(f"{report.level:8} {report.about}: {report.message}{remedy}")
+            sys.stdout.flush()
+        return well
+
+    if not run(work()):
+        raise typer.Exit(1)
+
+
+async def examine(project: Path) -> AsyncIterator[Report]:
+    """Everything there is to say about a project; never raises `MotiaError`."""
+    loaded = Plugins.load()
+    for record in loaded.records:
+        if record.status == "failed" or (record.status == "loaded" and record.reason):
+            yield Report(str(record), "warning", record.reason)
+    try:
+        found = find(project)
+        settings = Settings.load(project, plugins=loaded)
+        used = {stream.storage_type: settings.storage_for(stream.name, stream.storage_type) for stream in found.streams}
+    except MotiaError as error:
+        yield Report("project", "error", mask_urls(str(error)))
+        return
+    yield Report("project", "ok", f"{len(found.streams)} streams, {len(found.steps)} steps")
+    for room in ("state", "queue", "cron"):
+        for report in _room(settings, room, used):
+            yield report
+    for name, entry in settings.storage.items():
+        if name == "default" and name not in used and not any(_lives_in(settings, name)):
+            continue  # nobody asked for the built-in one
+        async for report in _storage(name, entry):
+            yield report
+
+
+def _lives_in(settings: Settings, storage_type: str) -> list[str]:
+    return [room for room in ("state", "queue", "cron") if getattr(settings, room).storage == storage_type]
+
+
+def _room(settings: Settings, room: str, used: dict[str, StorageEntry]) -> list[Report]:
+    try:
+        home = settings.room(room)
+    except MotiaError as error:
+        return [Report(f"[{room}]", "error", str(error))]
+    networked = sorted(name for name, entry in used.items() if entry.plugin.name not in LOCAL)
+    if not networked or home.plugin.name not in LOCAL:
+        return []
+    return [
+        Report(
+            f"[{room}]",
+            "warning",
+            f"lives in storage {home.settings.name!r} ({home.plugin.name}), on this machine alone, while streams are in"
+            f" {', '.join(networked)}: every machine has its own {room}",
+            f'put it beside them: [{room}] storage = "{networked[0]}"',
+        )
+    ]
+
+
+async def _storage(name: str, entry: StorageEntry) -> AsyncIterator[Report]:
+    about = f"storage {name!r}"
+    try:
+        adapter = entry.build()
+    except MotiaError as error:
+        yield Report(about, "error", mask_urls(str(error)))
+        return
+    try:
+        await adapter.open()
+        findings = list(await adapter.diagnose()) or [Finding("ok", "reachable")]
+        for finding in findings:
+            yield Report(
+                about, finding.level, f"{entry.plugin.name} at {adapter.address}: {finding.message}", finding.remedy
+            )
+    except MotiaError as error:
+        yield Report(about, "error", mask_urls(str(error)))
+    finally:
+        await adapter.close()

@@ -1,0 +1,170 @@
+"""Commands that serve a project: ``serve``, ``dev`` and ``demo``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from motia_core.app import Motia
+from motia_core.cli.data import Project
+from motia_core.cli.output import fail, run, say
+from motia_core.cli.reloading import supervise
+from motia_core.config import Settings
+from motia_core.discovery import find
+from motia_core.errors import ConfigError
+from motia_core.plugins import Plugins
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="that of motia.toml")]
+Port = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", show_default="that of motia.toml")
+]
+Level = Annotated[str, typer.Option("--log-level", envvar="MOTIA_LOG_LEVEL", help="debug, info, warning or error.")]
+
+
+def serve(project: Project = Path(), host: Host = None, port: Port = None, log_level: Level = "info") -> None:
+    """Serve the project's streams and HTTP steps until stopped."""
+    _log(log_level)
+    run(_serve(Motia.from_project(project), host, port))
+
+
+def dev(project: Project = Path(), host: Host = None, port: Port = None, log_level: Level = "info") -> None:
+    """Serve the project, and start afresh whenever one of its files changes.
+
+    A mistake in a file is reported, and the next change tried.
+    """
+    if not project.is_dir():
+        raise ConfigError(f"{project}: there is no such project folder")
+    command = [sys.executable, "-m", "motia_core.cli", "serve", "--project", str(project), "--log-level", log_level]
+    command += [] if host is None else ["--host", host]
+    command += [] if port is None else ["--port", str(port)]
+    run(supervise(command, project))
+
+
+def demo(
+    host: Host = None,
+    port: Port = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the demo's data.", show_default="your user's data folder")
+    ] = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open a browser.")] = False,
+    log_level: Level = "warning",
+) -> None:
+    """Show what it is: a bundled project in your browser, with nothing to install."""
+    _log(log_level)
+    folder = _demo_project()
+    storage = (data or _data_folder()) / "streams.db"
+    environ = {"MOTIA_STORAGE__DEFAULT__ADAPTER": "sqlite", "MOTIA_STORAGE__DEFAULT__PATH": str(storage.absolute())}
+    plugins = Plugins.load()
+    found = find(folder)
+    settings = Settings.load(folder, environ={**os.environ, **environ}, plugins=plugins)
+    motia = Motia(
+        streams=found.streams, steps=found.steps, authenticate=found.authenticate, plugins=plugins, settings=settings
+    )
+
+    def show(url: str) -> None:
+        say(f"The demo is at {url} (open it in two tabs); its data is in {storage}. Ctrl-C ends it.")
+        if not no_open:
+            asyncio.get_running_loop().run_in_executor(None, webbrowser.open, url)
+
+    run(_serve(motia, host, port, free_port=port is None, ready=show))
+
+
+async def _serve(
+    motia: Motia,
+    host: str | None,
+    port: int | None,
+    *,
+    free_port: bool = False,
+    ready: Callable[[str], None] = lambda url: say(f"Serving on {url}"),
+) -> None:
+    from motia_core.server import make_server
+
+    settings = motia.settings.server
+    listening = _listen(host or settings.host, settings.port if port is None else port, free_port)
+    with contextlib.closing(listening):
+        # uvicorn repeats the signal that stopped it: by then it must find a handler, or
+        # it would end the process before the storages are closed.
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):
+                loop.add_signal_handler(number, lambda: None)
+        async with motia:
+            server = make_server(motia)
+            serving = asyncio.create_task(server.serve(sockets=[listening]))
+            while not server.started and not serving.done():  # noqa: ASYNC110  (uvicorn has nothing to wait for)
+                await asyncio.sleep(0.01)
+            if server.started:
+                ready(_url(listening))
+            await serving
+
+
+def _listen(host: str, port: int, free_port: bool) -> socket.socket:
+    """A bound socket; with ``free_port`` on another port if that one is taken."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise fail(f"cannot listen on {host}: {error.strerror}") from None
+    try:
+        if os.name == "posix":
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        listening.close()
+        if free_port and port:
+            return _listen(host, 0, False)
+        raise fail(f"cannot listen on {host}, port {port}: {error.strerror}") from None
+    return listening
+
+
+def _url(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _log(level: str) -> None:
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise typer.BadParameter(f"{level!r} is no level; use debug, info, warning or error", param_hint="--log-level")
+    logging.basicConfig(level=number, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+def _demo_project() -> Path:
+    spec = find_spec("motia_core.demo")
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        return Path(folder)
+    raise ConfigError("this installation lacks the demo (motia_core/demo)")
+
+
+def _data_folder() -> Path:
+    """Where this user's programs keep data, or a temporary folder if that cannot be written."""
+    home = Path.home()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = home / "Library" / "Application Support"
+    else:
+        base = Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+    folder = base / "motia-core" / "demo"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="motia-demo-"))

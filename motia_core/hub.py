@@ -1,0 +1,410 @@
+"""One upstream watch per stream, many local subscribers (SEMANTICS C).
+
+The hub keeps the last changes in a *ring*. A join takes a snapshot and goes on from the
+ring; a resume goes on from the ring at once, or has the ring reach further back first.
+So joins buffer nothing of their own, and a thousand clients that come back together
+cost the backend one read.
+
+Positions decide everything: a member gets a change only if the change's position is
+greater than the member's own. A member that is not live has the greatest position.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, Final, Protocol
+
+from motia_core.adapter import Adapter
+from motia_core.errors import BackendError, GroupTooLarge, MotiaError, PositionExpired
+from motia_core.model import Batch, Change, Item, Snapshot, StreamSpec
+from motia_core.ring import RING_BYTES, RING_CHANGES, Ring
+
+log = logging.getLogger("motia.hub")
+
+_NOT_LIVE: Final = "\U0010ffff"
+
+SNAPSHOT_REUSE = 0.5
+"""Seconds for which one snapshot serves further joins of its group."""
+
+OUTAGE_NOTICE = 1.0
+"""Seconds of outage after which members are told, once an outage."""
+
+
+class Sink(Protocol):
+    """Where a member's data goes. All calls are synchronous, quick and never raise.
+
+    ``push`` is called for each change; the others rarely.
+    """
+
+    def push(self, change: Change) -> None:
+        """Take one change of a live member."""
+
+    def sync(self, member: Member, snapshot: Snapshot, reason: str | None) -> None:
+        """Take a snapshot that replaces what the member knows."""
+
+    def failed(self, member: Member, error: MotiaError) -> None:
+        """Learn that the member's data is late, or cannot be read."""
+
+
+class Member:
+    """One subscription to a group, or to one item of it."""
+
+    __slots__ = ("group", "id", "position", "push", "sink")
+
+    def __init__(self, sink: Sink, group: str, id: str | None) -> None:
+        self.sink = sink
+        self.push: Callable[[Change], None] = sink.push
+        self.group = group
+        self.id = id
+        self.position = _NOT_LIVE
+
+    @property
+    def live(self) -> bool:
+        """Whether changes reach it now."""
+        return self.position != _NOT_LIVE
+
+    def wants(self, change: Change) -> bool:
+        """Whether a change belongs to this subscription (C3)."""
+        return change.group_id == self.group and (self.id is None or change.id == self.id)
+
+
+class Hub:
+    """Distributes one stream's changes to this process's subscribers."""
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        spec: StreamSpec,
+        *,
+        max_sync_items: int = 10_000,
+        max_sync_bytes: int = 16_000_000,
+        observe: Callable[[Change], None] | None = None,
+    ) -> None:
+        self._adapter = adapter
+        self._spec = spec
+        self._max_sync_items = max_sync_items
+        self._max_sync_bytes = max_sync_bytes
+        self._observe = observe
+        self._members: dict[tuple[str, str | None], dict[Member, None]] = {}
+        self._ring = Ring()
+        self._seen = ""
+        self._written = ""
+        self._generation = 0
+        self._closed = False
+        self._task: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
+        self._snapshots: dict[tuple[str, str | None], _Shared] = {}
+        self._reaching = asyncio.Lock()
+        self._wanted_floors: list[str] = []
+        self._resyncs: set[asyncio.Task[None]] = set()
+
+    @property
+    def adapter(self) -> Adapter:
+        """The storage it watches."""
+        return self._adapter
+
+    @property
+    def position(self) -> str:
+        """How far the upstream watch has read."""
+        return self._seen
+
+    @property
+    def members(self) -> int:
+        """How many subscriptions there are."""
+        return sum(map(len, self._members.values()))
+
+    async def start(self) -> None:
+        """Begin to watch, unless it has begun. Raises if the backend cannot say where its head is."""
+        if self._task is not None:
+            return
+        async with self._starting:
+            if self._task is None:
+                self._seen = await self._adapter.head(self._spec)
+                self._ring.restart(self._seen)
+                self._task = asyncio.create_task(self._run(), name=f"motia-hub-{self._spec.name}")
+
+    async def close(self) -> None:
+        """End the watch. Members stay silent from now on."""
+        self._closed = True
+        tasks: list[asyncio.Task[Any]] = [*self._resyncs, *(shared.task for shared in self._snapshots.values())]
+        if self._task:
+            tasks.append(self._task)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._task = None
+        self._members.clear()
+        self._snapshots.clear()
+
+    def written(self, position: str) -> None:
+        """Note a finished local write: syncs of later joins contain it."""
+        if position > self._written:
+            self._written = position
+
+    async def join(self, sink: Sink, group: str, id: str | None = None, after: str | None = None) -> Member:
+        """Subscribe: a sync and then each later change, or each change after ``after`` (C1, C2).
+
+        When this returns, all of that up to `position` has gone to the sink. Raises
+        `GroupTooLarge`, or the adapter's error; the sink is then not subscribed.
+        """
+        await self.start()
+        member = Member(sink, group, id)
+        self._members.setdefault((group, id), {})[member] = None
+        try:
+            if after is None or not await self._resume(member, after):
+                await self._sync(member, None if after is None else "expired")
+        except BaseException:
+            self.leave(member)
+            raise
+        return member
+
+    def leave(self, member: Member) -> None:
+        """Unsubscribe; idempotent."""
+        member.position = _NOT_LIVE
+        key = (member.group, member.id)
+        members = self._members.get(key)
+        if members is not None:
+            members.pop(member, None)
+            if not members:
+                del self._members[key]
+                self._snapshots.pop(key, None)
+
+    def is_joined(self, member: Member) -> bool:
+        """Whether the member has not left."""
+        return member in self._members.get((member.group, member.id), ())
+
+    def resync(self, member: Member, reason: str) -> None:
+        """Have a fresh sync sent, however long it takes, and go on from there (C5)."""
+        member.position = _NOT_LIVE
+        task = asyncio.create_task(self._resync(member, reason))
+        self._resyncs.add(task)
+        task.add_done_callback(self._resyncs.discard)
+
+    # -- upstream --------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Watch for ever: heal what can be healed, tell the members what cannot (C6)."""
+        loop = asyncio.get_running_loop()
+        failures, down_since, told = 0, 0.0, False
+        while not self._closed:  # an adapter may answer a cancellation with an error of its own
+            try:
+                async with aclosing(self._adapter.watch(self._spec, self._seen)) as batches:
+                    async for batch in batches:
+                        failures, told = 0, False
+                        self._dispatch(batch)
+                error: Exception = BackendError("the watch ended by itself")
+            except PositionExpired as expired:
+                try:
+                    await self._start_over(expired)
+                    continue
+                except Exception as again:
+                    error = again
+            except Exception as caught:
+                error = caught
+            if failures == 0:
+                down_since = loop.time()
+                log.warning("stream %s: the watch failed and is restarted: %s", self._spec.name, error)
+            failures += 1
+            if not told and loop.time() - down_since >= OUTAGE_NOTICE:
+                told = True
+                self._tell_all(error if isinstance(error, MotiaError) else BackendError(str(error)))
+            await asyncio.sleep(random.uniform(0, min(5.0, 0.05 * 2 ** min(failures, 8))))
+
+    def _dispatch(self, batch: Batch) -> None:
+        members, ring = self._members, self._ring
+        for change in batch.changes:
+            ring.append(change)
+            position = change.position
+            for member in tuple(members.get((change.group_id, None), ())):
+                if member.position < position:
+                    member.push(change)
+            if change.id is not None:
+                for member in tuple(members.get((change.group_id, change.id), ())):
+                    if member.position < position:
+                        member.push(change)
+            if self._observe:
+                self._observe(change)
+        self._seen = batch.position
+
+    async def _start_over(self, expired: PositionExpired) -> None:
+        """The history we were reading is gone: a new start, and a sync for everybody (B8)."""
+        log.warning("stream %s: %s; subscribers get a fresh sync", self._spec.name, expired)
+        self._seen = await self._adapter.head(self._spec)
+        self._ring.restart(self._seen)
+        self._generation += 1
+        self._written = ""
+        self._snapshots.clear()
+        for member in self._everybody():
+            self.resync(member, "reset")
+
+    async def _resync(self, member: Member, reason: str) -> None:
+        delay = 0.1
+        while self.is_joined(member) and not member.live:
+            try:
+                await self._sync(member, reason)
+            except GroupTooLarge as error:
+                self.leave(member)
+                member.sink.failed(member, error)
+            except Exception as error:
+                log.warning("stream %s: a sync failed and is tried again: %s", self._spec.name, error)
+                await asyncio.sleep(random.uniform(0, delay))
+                delay = min(5.0, delay * 2)
+
+    def _tell_all(self, error: MotiaError) -> None:
+        for member in self._everybody():
+            member.sink.failed(member, error)
+
+    def _everybody(self) -> list[Member]:
+        return [member for members in self._members.values() for member in members]
+
+    # -- bringing one member up to date ------------------------------------------------
+
+    async def _sync(self, member: Member, reason: str | None) -> None:
+        key = (member.group, member.id)
+        while True:
+            generation = self._generation
+            shared = self._snapshots.get(key)
+            if shared is None or not shared.usable(self._ring.floor, self._written):
+                shared = self._snapshots[key] = _Shared(self._snapshot(*key), self._written)
+            snapshot = await shared.get()
+            # One older than the ring, or of a lost history, cannot be continued from the ring.
+            if generation == self._generation and snapshot.position >= self._ring.floor:
+                break
+            self._snapshots.pop(key, None)
+            await asyncio.sleep(0.001)
+        if self.is_joined(member):
+            snapshot = shared.brought_forward(self._ring, self._seen, *key)
+            self._ring.mark(snapshot.position)
+            member.position = snapshot.position
+            member.sink.sync(member, snapshot, reason)
+
+    async def _snapshot(self, group: str, id: str | None) -> Snapshot:
+        limit = self._max_sync_items
+        snapshot = await self._adapter.snapshot(self._spec, group, id, limit=limit + 1)
+        if len(snapshot.items) > limit:
+            raise GroupTooLarge(f"group {group!r} holds more than {limit} items: read it in pages with list()")
+        size = sum(len(item.json) for item in snapshot.items)
+        if size > self._max_sync_bytes and id is None:
+            raise GroupTooLarge(
+                f"group {group!r} holds {size} bytes, {self._max_sync_bytes} at most in one sync:"
+                " read it in pages with list()"
+            )
+        return snapshot
+
+    async def _resume(self, member: Member, after: str) -> bool:
+        """Continue after a position; False if the history since then cannot be had."""
+        try:
+            if after < self._ring.floor:
+                await self._reach_back(after)
+            # Only the backend can tell a snapshot's position from another store's.
+            if not self._ring.knows(after):
+                await self._probe(after)
+                self._ring.mark(after)
+        except PositionExpired:
+            return False
+        if after < self._ring.floor:  # too much for a ring, or it moved on while we asked
+            return False
+        if self.is_joined(member):
+            self._go_live(member, after)
+        return True
+
+    def _go_live(self, member: Member, position: str) -> None:
+        """From here on without a gap: first what the ring has, then what comes."""
+        member.position = position
+        for change in self._ring.after(position):
+            if member.wants(change):
+                member.push(change)
+
+    async def _probe(self, position: str) -> None:
+        async with aclosing(self._adapter.watch(self._spec, position)) as batches:
+            async for _ in batches:
+                return
+
+    async def _reach_back(self, after: str) -> None:
+        """Have the ring reach back to ``after``: one read for all who wait for one.
+
+        Where that is too much for a ring it stays as it is: a sync is then the better answer.
+        """
+        self._wanted_floors.append(after)
+        try:
+            async with self._reaching:
+                if self._ring.floor <= after:
+                    return
+                start = min(self._wanted_floors)
+                try:
+                    await self._extend(start)
+                except PositionExpired:
+                    if start == after:
+                        raise
+                    await self._extend(after)
+        finally:
+            self._wanted_floors.remove(after)
+
+    async def _extend(self, start: str) -> None:
+        older: list[Change] = []
+        size, generation = 0, self._generation
+        async with aclosing(self._adapter.watch(self._spec, start)) as batches:
+            async for batch in batches:
+                older += batch.changes
+                size += sum(len(change.json or b"") for change in batch.changes)
+                if len(older) > RING_CHANGES or size > RING_BYTES or generation != self._generation:
+                    return
+                if batch.position >= self._ring.floor:
+                    break
+        if generation == self._generation:
+            self._ring.prepend(start, older)
+
+
+class _Shared:
+    """One snapshot for all who join the same group at about the same time."""
+
+    def __init__(self, reading: Coroutine[Any, Any, Snapshot], written: str) -> None:
+        self.task = asyncio.create_task(reading)
+        self.task.add_done_callback(lambda task: task.cancelled() or task.exception())  # never "unretrieved"
+        self._loop = asyncio.get_running_loop()
+        self._begun = self._loop.time()
+        self._written = written
+        self._forward: Snapshot | None = None
+
+    def usable(self, floor: str, written: str) -> bool:
+        """Whether a join that begins now may have it: it must hold all local writes so far."""
+        if not self.task.done():
+            return self._written == written
+        if self._loop.time() - self._begun > SNAPSHOT_REUSE or self.task.cancelled() or self.task.exception():
+            return False
+        snapshot = self.task.result()
+        # An item with a deadline may have vanished since: not to be shown again (A10).
+        fresh = snapshot.position >= floor and snapshot.position >= written
+        return fresh and not any(item.expires for item in snapshot.items)
+
+    async def get(self) -> Snapshot:
+        """The snapshot; a caller that is cancelled takes it from nobody."""
+        return await asyncio.shield(self.task)
+
+    def brought_forward(self, ring: Ring, seen: str, group: str, id: str | None) -> Snapshot:
+        """The snapshot with what the ring has seen since, so that it is never behind.
+
+        A socket that already gets this group's changes must not get a sync older than
+        what it got: published clients would drop it.
+        """
+        base = self._forward or self.task.result()
+        if base.position >= seen:
+            return base
+        items = {item.id: item for item in base.items}
+        timestamp = base.timestamp
+        for change in ring.after(base.position):
+            timestamp = change.timestamp
+            if change.group_id != group or change.id is None or (id is not None and change.id != id):
+                continue
+            if change.type == "delete":
+                items.pop(change.id, None)
+            elif change.type != "event":
+                assert change.json is not None
+                items[change.id] = Item(group, change.id, change.json, change.version or "")
+        ordered = tuple(items[key] for key in sorted(items))
+        self._forward = Snapshot(ordered, seen, timestamp)
+        return self._forward

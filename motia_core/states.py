@@ -1,0 +1,72 @@
+"""Key-value state, by group and key, on a storage type of its own (``ctx.state``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from motia_core.model import StreamSpec
+from motia_core.streams import Stream
+
+STATE = StreamSpec("$state", hidden=True)
+"""The hidden stream that state lives in; its changes are what state triggers watch."""
+
+_VALUE = "value"
+
+
+class State:
+    """Values of any JSON type under a group and a key.
+
+    >>> await ctx.state.set("workspaces", "workspace-1", {"members": ["user-42"]})
+    >>> await ctx.state.get("workspaces", "workspace-1")
+    {'members': ['user-42']}
+    """
+
+    def __init__(self, stream: Stream[dict[str, Any]]) -> None:
+        self._stream = stream
+
+    async def get(self, group_id: str, key: str) -> Any:
+        """The value, or ``None``."""
+        item = await self._stream.get(group_id, key)
+        return None if item is None else item.get(_VALUE)
+
+    async def set(self, group_id: str, key: str, value: Any) -> Any:
+        """Store a value; returns it as stored."""
+        result = await self._stream.set(group_id, key, {_VALUE: value})
+        return result.new_value[_VALUE]
+
+    async def update(self, group_id: str, key: str, operations: Sequence[Mapping[str, Any]]) -> Any:
+        """Apply update operations atomically (`motia_core.operations`); returns the new value."""
+        result = await self._stream.update(group_id, key, [_below(operation) for operation in operations])
+        return result.new_value.get(_VALUE)
+
+    async def delete(self, group_id: str, key: str) -> Any:
+        """Remove a value; returns it, or ``None``."""
+        result = await self._stream.delete(group_id, key)
+        return None if result is None else result.old_value.get(_VALUE)
+
+    async def list(self, group_id: str, *, limit: int | None = None, after: str | None = None) -> Sequence[Any]:
+        """The group's values, ordered by key."""
+        return [item.get(_VALUE) for item in await self._stream.list(group_id, limit=limit, after=after)]
+
+    get_group = list
+
+    async def list_groups(self) -> Sequence[str]:
+        """The groups that hold values."""
+        return await self._stream.list_groups()
+
+
+def _below(operation: Any) -> Any:
+    """The same operation, on the value inside its item."""
+    if not isinstance(operation, Mapping):
+        return operation
+    path = operation.get("path")
+    if path is None or path == "":
+        keys: Any = [_VALUE]
+    elif isinstance(path, str):
+        keys = [_VALUE, path]
+    elif isinstance(path, (list, tuple)):
+        keys = [_VALUE, *path]
+    else:
+        keys = path
+    return {**operation, "path": keys}

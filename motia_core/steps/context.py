@@ -1,0 +1,86 @@
+"""What a handler gets beside its input: ``ctx``."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from motia_core.errors import ConfigError
+from motia_core.states import State
+from motia_core.streams import Stream
+
+
+class Streams(Mapping[str, Stream[dict[str, Any]]]):
+    """The project's streams: ``ctx.streams["documents"]`` or ``ctx.streams.documents``."""
+
+    def __init__(self, streams: Mapping[str, Stream[dict[str, Any]]]) -> None:
+        self._streams = streams
+
+    def __getitem__(self, name: str) -> Stream[dict[str, Any]]:
+        try:
+            return self._streams[name]
+        except KeyError:
+            known = ", ".join(sorted(self._streams)) or "none"
+            raise UnknownStream(f"there is no stream {name!r}; defined: {known}") from None
+
+    def __getattr__(self, name: str) -> Stream[dict[str, Any]]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except UnknownStream as error:
+            raise AttributeError(str(error)) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._streams)
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+
+class UnknownStream(ConfigError, KeyError):
+    """A stream that the project does not define."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class StepLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose ``extra=`` may hold any keys: they arrive as ``record.fields``."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        """Keep the user's keys from colliding with those of a log record."""
+        fields = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, {**kwargs, "extra": {"fields": fields}}
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerInfo:
+    """Why a handler runs."""
+
+    type: str
+    """"http", "stream", "queue", "cron", "state", or "join"."""
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """``ctx``: the project's streams and state, a logger, and why this runs."""
+
+    streams: Streams
+    state: State
+    logger: StepLogger
+    trigger: TriggerInfo
+    trace_id: str
+
+
+def make_context(
+    streams: Streams, state: State, name: str, trigger: TriggerInfo, trace_id: str | None = None
+) -> Context:
+    """A context for one run of the step (or hook) called ``name``."""
+    trace = trace_id or secrets.token_hex(16)
+    logger = StepLogger(logging.getLogger(f"motia.step.{name}"), {"step": name, "trace_id": trace})
+    return Context(streams, state, logger, trigger, trace)

@@ -1,0 +1,128 @@
+"""Everything that is checked of this project: ``nox -s NAME``; ``nox`` runs the quick ones."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import nox
+
+HERE = Path(__file__).parent
+PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text())
+BACKENDS = ["memory", "sqlite"]
+INSTALL = ("--editable", ".[all,testing]", "--group", "test")
+
+nox.options.sessions = ["lint", "typing", "tests", "build"]
+nox.options.reuse_existing_virtualenvs = True
+nox.needs_version = ">=2024.10"
+
+
+def install(session: nox.Session, *arguments: str) -> None:
+    """Install with a pip that knows dependency groups."""
+    session.install("pip>=25.1")
+    session.install(*arguments)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests but the contrib ones; arguments go to pytest."""
+    install(session, *INSTALL)
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("backend", BACKENDS)
+def conformance(session: nox.Session, backend: str) -> None:
+    """The compliance suite against one backend, which must be there: a skip is a failure."""
+    install(session, *INSTALL)
+    session.run(
+        "python", "-m", "pytest", "tests/conformance", "-k", backend, *session.posargs, env={"MOTIA_REQUIRE": backend}
+    )
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """mypy in strict mode, and pyright."""
+    install(session, *INSTALL, "--group", "typing")
+    session.run("mypy", "motia_core", "adapters", "tests", "scripts")
+    session.run("pyright", "motia_core", "adapters")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff, formatting, and who imports whom."""
+    install(session, "--editable", ".", "--group", "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """The wheel and the editable install, each in a fresh environment and seen from outside."""
+    wheel = build_wheel(session)
+    check = str(HERE / "scripts" / "check_install.py")
+    for target in ([str(wheel)], ["--editable", str(HERE)]):
+        fresh = Path(session.create_tmp()).resolve() / "fresh"
+        session.run("python", "-m", "venv", "--clear", str(fresh), silent=True)
+        python = str(fresh / "bin" / "python")
+        session.run(python, "-m", "pip", "install", "--quiet", *target, external=True)
+        with session.chdir(fresh):
+            session.run(python, "-I", check, external=True)
+    session.run("python", check, "--wheel", str(wheel))
+
+
+def build_wheel(session: nox.Session) -> Path:
+    """The wheel, built from the sdist as a packager would."""
+    session.install("build>=1.2")
+    out = Path(session.create_tmp()).resolve() / "dist"
+    for old in out.glob("*"):
+        old.unlink()
+    session.run("python", "-m", "build", "--outdir", str(out), str(HERE), silent=True)
+    (wheel,) = out.glob("*.whl")
+    return wheel
+
+
+@nox.session
+def minimum(session: nox.Session) -> None:
+    """The tests with the lowest version of each direct dependency that we claim to work with."""
+    pins = Path(session.create_tmp()).resolve() / "minimum.txt"
+    pins.write_text("".join(f"{pin}\n" for pin in lowest_versions()))
+    install(session, *INSTALL, "--constraint", str(pins))
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+def lowest_versions() -> list[str]:
+    """``name==bound`` for every ``name>=bound`` among the dependencies and extras."""
+    project = PROJECT["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    found = {}
+    for requirement in (line for group in groups for line in group):
+        match = re.match(r"([A-Za-z0-9_-]+)(?:\[[^]]*\])?>=([0-9.]+)", requirement)
+        if match:
+            found[match[1]] = f"{match[1]}=={match[2]}"
+        elif not requirement.startswith("motia-core["):
+            raise ValueError(f"{requirement!r} has no lower bound")
+    return sorted(found.values())
+
+
+@nox.session
+def contrib(session: nox.Session) -> None:
+    """Each plugin of plugins_contrib/ with its own tests, on the wheel, as its author would have it."""
+    plugins = sorted(path.parent for path in (HERE / "plugins_contrib").glob("*/pyproject.toml"))
+    if not plugins:
+        session.skip("plugins_contrib/ holds no plugin")
+    wheel = build_wheel(session)
+    for plugin in plugins:
+        session.install("--force-reinstall", "--no-deps", str(wheel))
+        session.install(f"{wheel}[testing]", str(plugin))
+        with session.chdir(plugin):
+            session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Write the generated pages of the reference."""
+    install(session, "--editable", ".")
+    session.run("python", "scripts/generate_docs.py", *session.posargs)
