@@ -15,6 +15,7 @@ from motia_core.client._link import Link, Token
 from motia_core.client._wire import (
     BUILT_IN,
     PASSING,
+    SERVER_SHUTDOWN,
     SLOW_CONSUMER,
     Status,
     StreamChange,
@@ -225,7 +226,8 @@ class StreamConnection:
         elif kind == "error":
             error = error_of(frame.get("data"))
             self._link.ends_with(error)
-            if not isinstance(error, AccessDenied):  # That one is raised, as the connection closes.
+            # A refusal is raised as the connection closes, a restart is not worth a word.
+            if not isinstance(error, AccessDenied) and error.code != SERVER_SHUTDOWN:
                 await self._report(error)
         elif kind == "stream" and isinstance(frame.get("event"), dict):
             if frame["event"].get("type") == "error":
@@ -269,7 +271,8 @@ class StreamConnection:
             await self._report(error)
         elif error.code in PASSING:
             await self._report(error)
-            await self._link.join_again()
+            if self._status != "live":
+                await self._link.join_again()
         else:
             raise error
 

@@ -106,7 +106,7 @@ class Server:
                 if message["type"] == "join":
                     await self._join(socket, message["data"])
                 else:
-                    self._joined[socket].pop(message["data"]["subscriptionId"])
+                    self._joined[socket].pop(message["data"]["subscriptionId"], None)
         self._joined.pop(socket, None)
         return None
 
