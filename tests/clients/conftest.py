@@ -19,16 +19,17 @@ import motia_core.client
 
 from .followers import Clients, Node, PythonClients
 from .scripted import Scripted
-from .standin import Server
+from .serving import Server
 
 HERE = Path(__file__).parent
 CLIENT_JS = Path(motia_core.client.__file__).with_name("client.js")
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    running = Server()
-    await running.start()
+async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    """The real server, on SQLite."""
+    running = Server(tmp_path, monkeypatch)
+    await running.open()
     yield running
     await running.aclose()
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ..followers import Follower, Process, Record
-from ..standin import Server
+from ..serving import Server
 
 HERE = Path(__file__).parent
 DOCS = "documents"
