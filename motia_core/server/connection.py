@@ -192,8 +192,6 @@ class Connection:
 
     def _join(self, message: Message) -> None:
         self._leave(message.subscription_id)
-        # What this socket got before its client asked does not answer the join: send it again.
-        self._last = None
         if len(self._joins) >= self._limits.max_subscriptions:
             raise BadFrame(
                 "TOO_MANY_SUBSCRIPTIONS",
