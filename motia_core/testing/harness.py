@@ -37,7 +37,7 @@ def bounded(suite: type) -> type:
 def _bounded(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
     @functools.wraps(test)
     async def run(*arguments: Any, **options: Any) -> None:
-        async with asyncio.timeout(4 * DEADLINE):
+        async with asyncio.timeout(max(4 * DEADLINE, 4.0)):
             await test(*arguments, **options)
 
     return run
