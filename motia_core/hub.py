@@ -102,6 +102,11 @@ class Hub:
         self._resyncs: set[asyncio.Task[None]] = set()
 
     @property
+    def adapter(self) -> Adapter:
+        """The storage it watches."""
+        return self._adapter
+
+    @property
     def position(self) -> str:
         """How far the upstream watch has read."""
         return self._seen

@@ -70,11 +70,11 @@ class _Row:
 class _Stream:
     """One stream: its rows, and its log since ``floor``."""
 
+    timestamp: float
     groups: dict[str, dict[str, _Row]] = field(default_factory=dict)
     log: deque[Change] = field(default_factory=deque)
     seq: int = 0
     floor: int = 0
-    timestamp: float = 0.0
     deadlines: dict[tuple[str, str], float] = field(default_factory=dict)
     bells: set[asyncio.Event] = field(default_factory=set)
 
@@ -97,7 +97,10 @@ class MemoryStore:
 
     def stream(self, namespace: str, name: str) -> _Stream:
         """The stream, made on first use."""
-        return self.streams.setdefault((namespace, name), _Stream())
+        key = (namespace, name)
+        if key not in self.streams:
+            self.streams[key] = _Stream(timestamp=self.clock() * 1000)
+        return self.streams[key]
 
     def position(self, seq: int) -> str:
         """Fixed width, so that positions compare as text; the identity makes them this store's."""
@@ -139,7 +142,8 @@ class MemoryAdapter(Adapter):
                 bell.set()
 
     async def write(self, stream: StreamSpec, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
-        """Decide everything first, then store and log: no ``await``, so it is one atomic step."""
+        """Decide everything first, then store and log: no ``await`` in between, so it is one atomic step."""
+        await asyncio.sleep(0)  # the way to the server: others get their turn
         state = self._stream(stream)
         now = self.store.clock() * 1000
         plan: list[tuple[Write, _Row | None, bytes | None]] = []

@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from motia_adapters.sqlite.failures import closed, is_busy, translate
+from motia_adapters.sqlite.failures import closed, explain, is_busy
 from motia_adapters.sqlite.history import History, new_epoch
 from motia_core.errors import BackendError
 
@@ -127,9 +127,7 @@ class Database:
     def _why_closed(self) -> BackendError:
         if self._failure is None:
             return closed(self.path)
-        error = type(self._failure)(str(self._failure))
-        error.__cause__ = self._failure.__cause__
-        return error
+        return explain(self._failure, self.path, "open")
 
     @property
     def is_open(self) -> bool:
@@ -165,7 +163,7 @@ class Database:
             except (sqlite3.Error, OSError, BackendError) as error:
                 self._close()
                 self.generation += 1
-                self._failure = error if isinstance(error, BackendError) else translate(error, self.path, "open")
+                self._failure = explain(error, self.path, "open")
                 raise self._why_closed() from error
             self._failure = None
             self._identity = _identify(self.path)

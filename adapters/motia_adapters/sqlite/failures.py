@@ -44,6 +44,19 @@ def translate(error: Exception, path: Path, doing: str) -> BackendError:
     return translated
 
 
+def explain(cause: Exception, path: Path, doing: str) -> BackendError:
+    """This project's error for whatever went wrong: a new one each time, as each goes to another caller."""
+    if isinstance(cause, (sqlite3.Error, OSError)):
+        return translate(cause, path, doing)
+    if isinstance(cause, BackendError):
+        error = type(cause)(str(cause))
+        error.__cause__ = cause.__cause__
+        return error
+    error = BackendError(f"sqlite: cannot {doing} {path}: {cause}")
+    error.__cause__ = cause
+    return error
+
+
 def closed(path: Path) -> BackendUnavailable:
     """The error of a call to an adapter that is not open."""
     return BackendUnavailable(f"sqlite: the storage at {path} is not open")

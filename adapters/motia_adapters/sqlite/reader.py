@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 import threading
 import time
 from asyncio import AbstractEventLoop, Future
@@ -12,10 +11,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 from motia_adapters.sqlite.database import Database
-from motia_adapters.sqlite.failures import closed, translate
+from motia_adapters.sqlite.failures import closed, explain
 from motia_adapters.sqlite.queries import View, head
 from motia_core.adapter import StorageSettings
-from motia_core.errors import BackendError, MotiaError
+from motia_core.errors import BackendError, BackendUnavailable, MotiaError
 
 MAX_JOBS = 256
 """Reads that share one transaction, at most."""
@@ -115,7 +114,7 @@ class Reader(threading.Thread):
             self._check_file()
             with self._database.gate:
                 self._read(jobs)
-        except (sqlite3.Error, BackendError) as error:
+        except Exception as error:
             for job in jobs:
                 job.error = job.error or self._explain(error)
         self._post(_settle, jobs)
@@ -132,6 +131,8 @@ class Reader(threading.Thread):
                     job.result = job.query(view, *job.arguments)
                 except MotiaError as error:
                     job.error = error
+                except Exception as error:
+                    job.error = self._explain(error)
         finally:
             connection.execute("ROLLBACK")
 
@@ -149,6 +150,8 @@ class Reader(threading.Thread):
             done = threading.Event()
             self._reopen(done)
             done.wait(self._database.timeout)
+            if self._database.is_open and not self._database.intact():
+                raise BackendUnavailable(f"sqlite: {self._database.path} was replaced, and is not yet open anew")
 
     def _poll(self) -> None:
         """Tell the loop if the head is not where it was last seen."""
@@ -168,18 +171,15 @@ class Reader(threading.Thread):
                     found = head(view)
                 finally:
                     connection.execute("ROLLBACK")
-        except (sqlite3.Error, BackendError) as error:
+        except Exception as error:
             self._post(self._moved, self._explain(error))
             return
         if found != self.known:
             self._post(self._moved, None)
 
     def _explain(self, cause: Exception) -> BackendError:
-        if isinstance(cause, sqlite3.Error):
-            return translate(cause, self._database.path, "read")
-        error = BackendError(str(cause)) if not isinstance(cause, BackendError) else type(cause)(str(cause))
-        error.__cause__ = cause.__cause__
-        return error
+        """An error of its own for each caller."""
+        return explain(cause, self._database.path, "read")
 
 
 def _settle(jobs: Sequence[_Job]) -> None:

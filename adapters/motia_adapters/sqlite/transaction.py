@@ -27,6 +27,11 @@ LogRow = tuple[int, int, ChangeType, str, str | None, bytes | None, float, str |
 _STEP: Final = 0.001  # ms between two timestamps of one moment; doubles resolve a quarter of that until 2100
 _SIZES: Final = (64, 32, 16, 8, 4, 2, 1)
 
+EXPIRED: Final = (
+    "FROM motia_items AS item JOIN motia_streams ON motia_streams.id = stream WHERE expires <= ? AND namespace = ?"
+)
+"""Items of a namespace whose deadline has passed: what follows SELECT and its columns."""
+
 _FIND = {
     size: f"WITH wanted(stream, grp, id) AS (VALUES {','.join(['(?,?,?)'] * size)})"
     " SELECT stream, grp, id, json, seq, expires FROM wanted CROSS JOIN motia_items USING (stream, grp, id)"
@@ -206,9 +211,8 @@ class Transaction:
     def expire(self, limit: int) -> bool:
         """Delete items whose deadline has passed, ``limit`` at most. Whether there may be more."""
         due = self._connection.execute(
-            "SELECT stream, grp, motia_items.id, json, logged FROM motia_items"
-            " JOIN motia_streams ON motia_streams.id = stream WHERE expires <= ? ORDER BY expires LIMIT ?",
-            (self._now, limit),
+            f"SELECT stream, grp, item.id, json, logged {EXPIRED} ORDER BY expires LIMIT ?",
+            (self._now, self._streams.namespace, limit),
         ).fetchall()
         for stream, group, id, json, logged in due:
             self._take(stream, bool(logged), "delete", group, id, json, None)

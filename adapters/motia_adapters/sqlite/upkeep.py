@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from motia_adapters.sqlite.database import Database, begin
-from motia_adapters.sqlite.transaction import LogRow
+from motia_adapters.sqlite.transaction import EXPIRED, LogRow
 from motia_core.adapter import Retention
 
 INTERVAL = 1.0
@@ -103,8 +103,9 @@ class Trimmer:
 class Upkeep:
     """Rounds of upkeep. ``expire`` commits the deletes of some expired items; whether more are left."""
 
-    def __init__(self, database: Database, trimmer: Trimmer, expire: Callable[[], bool]) -> None:
+    def __init__(self, database: Database, namespace: str, trimmer: Trimmer, expire: Callable[[], bool]) -> None:
         self._database = database
+        self._namespace = namespace
         self._trimmer = trimmer
         self._expire = expire
         self._next = 0.0
@@ -117,8 +118,8 @@ class Upkeep:
         """One round, which goes on soon if ``interrupted`` by writes that wait. Raises sqlite3's errors."""
         self._next = time.monotonic() + INTERVAL
         connection = self._database.writer
-        expired = "SELECT 1 FROM motia_items WHERE expires <= ? LIMIT 1"
-        if connection.execute(expired, (time.time(),)).fetchone():
+        expired = f"SELECT 1 {EXPIRED} LIMIT 1"
+        if connection.execute(expired, (time.time(), self._namespace)).fetchone():
             while self._expire():
                 if interrupted():
                     self._next = 0.0

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from motia_adapters.sqlite.database import Database, begin
-from motia_adapters.sqlite.failures import is_busy, primary_code, translate
+from motia_adapters.sqlite.failures import explain, is_busy, primary_code
 from motia_adapters.sqlite.history import History
 from motia_adapters.sqlite.transaction import LogRow, Streams, Transaction, Unit
 from motia_adapters.sqlite.upkeep import PORTION, Trimmer, Upkeep
@@ -71,7 +71,7 @@ class Writer(threading.Thread):
         self._streams = Streams(settings.namespace)
         self._history = History()
         self._trimmer = Trimmer(settings.retention, settings.namespace)
-        self._upkeep = Upkeep(database, self._trimmer, self._expire)
+        self._upkeep = Upkeep(database, settings.namespace, self._trimmer, self._expire)
         self.put = self._queue.put
         """Queue a unit; or an event, set as soon as the right file is open; or ``None``: stop when all is done."""
 
@@ -141,7 +141,7 @@ class Writer(threading.Thread):
             return []
         try:
             transaction = self._begin(min(unit.deadline for unit in units))
-        except (sqlite3.Error, BackendError) as error:
+        except Exception as error:
             if not is_busy(error):
                 return self._fail(units, error)
             now = time.monotonic()
@@ -205,28 +205,16 @@ class Writer(threading.Thread):
 
     def _fail(self, units: list[Unit], cause: Exception) -> list[Unit]:
         for unit in units:
-            unit.error = unit.error or self._explain(cause)
+            unit.error = unit.error or explain(cause, self._database.path, "write to")
         if units:
             self._post(self._settle, units, None)
         return []
-
-    def _explain(self, cause: Exception) -> Exception:
-        """An error of its own for each caller."""
-        if isinstance(cause, sqlite3.Error):
-            return translate(cause, self._database.path, "write to")
-        if isinstance(cause, BackendError):
-            error = type(cause)(str(cause))
-            error.__cause__ = cause.__cause__
-            return error
-        error = BackendError(f"sqlite: cannot write to {self._database.path}: {cause}")
-        error.__cause__ = cause
-        return error
 
     def _maintain(self) -> None:
         try:
             self._check_file()
             self._upkeep.round(lambda: not self._queue.empty())
-        except (sqlite3.Error, BackendError) as error:
+        except Exception as error:
             _log.warning("sqlite: upkeep of %s has to wait: %s", self._database.path, error)
 
     def _expire(self) -> bool:

@@ -129,7 +129,8 @@ async def test_a_watch_that_stands_still_takes_bounded_memory_and_misses_nothing
 
 async def test_watches_that_begin_during_writes_miss_nothing(bench: Any, words: Any) -> None:
     one, two = await bench.open(), await bench.open()
-    amount, watches = 1_500, []
+    amount = 1_500
+    watches: list[Any] = []
 
     async def produce(adapter: Any, group: str) -> None:
         for n in range(amount):
@@ -227,7 +228,7 @@ async def test_streams_without_a_log_cannot_be_watched_but_keep_versions(bench: 
     assert await adapter.head(hidden) > head
 
     async def swept() -> bool:
-        return plain().execute("SELECT count(*) FROM motia_items").fetchone() == (0,)
+        return bool(plain().execute("SELECT count(*) FROM motia_items").fetchone() == (0,))
 
     await eventually(words, swept)
     assert plain().execute("SELECT count(*) FROM motia_log").fetchone() == (0,)

@@ -38,7 +38,7 @@ async def test_calls_that_share_a_transaction_fail_alone(bench: Any, words: Any,
     tasks = [asyncio.create_task(attempt) for attempt in attempts]
     await asyncio.sleep(0)
     holder.execute("COMMIT")
-    results = await asyncio.gather(*tasks, return_exceptions=True)
+    results: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(result).__name__ for result in results[:4]] == ["WriteResult", "Conflict", "UpdateError", "Conflict"]
     assert [result.type for result in results[::4]] == ["create"] * 30
     assert all(isinstance(result, Conflict) for result in results[1::4] + results[3::4])
@@ -60,7 +60,7 @@ async def test_calls_that_share_a_transaction_fail_alone(bench: Any, words: Any,
 
 async def test_shared_writes_of_one_item_see_each_other(bench: Any, words: Any) -> None:
     adapter = await bench.open()
-    results = await asyncio.gather(
+    results: list[Any] = await asyncio.gather(
         words.write(adapter, words.put("g", "i", {"n": 0})),
         *(words.write(adapter, words.change("g", "i", {"type": "increment", "path": "n", "by": 1})) for _ in range(50)),
         words.write(adapter, words.remove("g", "i")),
@@ -102,12 +102,13 @@ async def test_a_batch_is_adjacent_and_all_or_nothing(bench: Any, words: Any) ->
 async def test_a_value_sqlite_cannot_take_fails_alone(bench: Any, words: Any) -> None:
     """The core refuses such an id; should one come through, its neighbours are not to blame."""
     adapter = await bench.open()
-    good, bad, fine = await asyncio.gather(
+    results: Any = await asyncio.gather(
         words.write(adapter, words.put("g", "good", {})),
         words.write(adapter, Write("set", "g", "\ud800", b"{}")),
         words.write(adapter, words.put("g", "fine", {})),
         return_exceptions=True,
     )
+    good, bad, fine = results
     assert isinstance(bad, BackendError)
     assert (good.type, fine.type) == ("create", "create")
     assert len(await adapter.list(words.DOCS, "g", after=None, limit=None)) == 2

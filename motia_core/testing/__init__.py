@@ -1,0 +1,29 @@
+"""The compliance suite: what proves that a backend keeps the clauses of SEMANTICS.
+
+In a test module of your backend::
+
+    from motia_core.testing import *
+
+and a fixture ``harness`` that yields your `Harness`.
+"""
+
+from motia_core.testing.data import Data as TestData
+from motia_core.testing.harness import Cannot, Harness, Reader, World, eventually, read_log
+from motia_core.testing.history import check_history
+from motia_core.testing.order import Order as TestOrder
+from motia_core.testing.subscribers import Resilience as TestResilience
+from motia_core.testing.subscribers import Subscribers as TestSubscribers
+
+__all__ = [
+    "Cannot",
+    "Harness",
+    "Reader",
+    "TestData",
+    "TestOrder",
+    "TestResilience",
+    "TestSubscribers",
+    "World",
+    "check_history",
+    "eventually",
+    "read_log",
+]

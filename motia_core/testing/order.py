@@ -1,0 +1,446 @@
+"""Clauses B: the order of changes."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from motia_core.adapter import Retention
+from motia_core.errors import PositionExpired, UnsupportedCapability
+from motia_core.model import StreamSpec
+from motia_core.testing.harness import DEADLINE, Cannot, Reader, World, eventually, read_log
+from motia_core.testing.history import check_history
+
+SPEC = StreamSpec("documents")
+
+
+class Order:
+    """The log, positions, timestamps, retention (SEMANTICS B)."""
+
+    async def test_B1_every_write_is_in_the_log_and_nothing_else(self, world: World) -> None:
+        docs = await world.stream()
+        head = await docs.hub.adapter.head(SPEC)
+        results = [
+            await docs.set("g", "x", {"n": 1}),
+            await docs.update("g", "x", [{"type": "increment", "path": "n", "by": 1}]),
+            await docs.set("h", "y", {}),
+            await docs.delete("g", "x"),
+        ]
+        await docs.delete("g", "x")
+        log = await read_log(docs.hub.adapter, SPEC, head)
+        assert [change.position for change in log] == [result.position for result in results if result]
+        assert [change.version for change in log] == [result.version for result in results if result]
+        assert [change.timestamp for change in log] == [result.timestamp for result in results if result]
+        assert [(change.type, change.group_id, change.id, change.data) for change in log] == [
+            ("create", "g", "x", {"n": 1}),
+            ("update", "g", "x", {"n": 2}),
+            ("create", "h", "y", {}),
+            ("delete", "g", "x", {"n": 2}),
+        ]
+
+    async def test_B1_cancelled_writes_are_in_both_or_in_neither(self, world: World) -> None:
+        docs = await world.stream()
+        head = await docs.hub.adapter.head(SPEC)
+
+        async def write(number: int) -> None:
+            for turn in range(10):
+                await docs.set("g", f"{number}", {"turn": turn})
+
+        tasks = [asyncio.create_task(write(number)) for number in range(12)]
+        for number, task in enumerate(tasks):
+            for _ in range(number * 7):
+                await asyncio.sleep(0)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await docs.set("g", "last", {})  # whatever was still under way is settled behind it
+        log = await read_log(docs.hub.adapter, SPEC, head)
+        snapshot = await docs.hub.adapter.snapshot(SPEC, "g", None, limit=None)
+        assert check_history(log, {("g", item.id): item.value for item in snapshot.items})
+
+    async def test_B2_all_observers_see_one_order(self, world: World) -> None:
+        adapters = [await world.adapter()]
+        if adapters[0].capabilities(SPEC).multi_process:
+            adapters += [await world.adapter(), await world.adapter()]
+        writers = [await world.stream(adapter=adapter) for adapter in adapters]
+        head = await adapters[0].head(SPEC)
+        readers = [Reader(adapter.watch(SPEC, head)) for adapter in adapters]
+
+        async def write(number: int) -> None:
+            docs = writers[number % len(writers)]
+            for turn in range(30):
+                await docs.set("g", f"{turn % 3}", {"by": number, "turn": turn})
+                if turn % 10 == 9:
+                    await docs.delete("g", f"{turn % 3}")
+
+        await asyncio.gather(*(write(number) for number in range(6)))
+        last = await writers[0].set("g", "last", {})
+        seen = []
+        for reader in readers:
+            await reader.until(lambda batches: bool(batches) and batches[-1].position >= last.position)
+            seen.append([change for batch in reader.seen for change in batch.changes])
+            await reader.stop()
+        positions = [[change.position for change in changes] for changes in seen]
+        assert all(other == positions[0] for other in positions)
+        final = await adapters[0].snapshot(SPEC, "g", None, limit=None)
+        for changes in seen:
+            verdict = check_history(changes, {("g", item.id): item.value for item in final.items})
+            assert verdict, verdict
+
+    async def test_B2_nothing_appears_before_what_was_read(self, world: World) -> None:
+        """Snapshots and watches, while writers run: what was read stays a prefix of the order."""
+        docs = await world.stream()
+        adapter = docs.hub.adapter
+        head = await adapter.head(SPEC)
+        reader = Reader(adapter.watch(SPEC, head))
+        stop = False
+
+        async def write(number: int) -> int:
+            turn = 0
+            while not stop:
+                await docs.set("g", f"{number}", {"turn": turn})
+                turn += 1
+            return turn
+
+        writers = [asyncio.create_task(write(number)) for number in range(4)]
+        snapshots = []
+        for _ in range(20):
+            snapshots.append(await adapter.snapshot(SPEC, "g", None, limit=None))
+            await asyncio.sleep(0)
+        stop = True
+        written = sum(await asyncio.gather(*writers))
+        last = await docs.set("g", "last", {})
+        await reader.until(lambda batches: bool(batches) and batches[-1].position >= last.position)
+        await reader.stop()
+        changes = [change for batch in reader.seen for change in batch.changes]
+        assert len(changes) == written + 1
+        for snapshot in snapshots:
+            state: dict[Any, Any] = {}
+            for change in changes:
+                if change.position <= snapshot.position:
+                    state[change.id] = change.data
+            assert state == {item.id: item.value for item in snapshot.items}
+            before = [change.timestamp for change in changes if change.position <= snapshot.position]
+            after = [change.timestamp for change in changes if change.position > snapshot.position]
+            assert not before or before[-1] <= snapshot.timestamp
+            assert not after or snapshot.timestamp < after[0]
+
+    async def test_B2_a_commit_that_is_held_open_is_never_missed(self, world: World) -> None:
+        docs = await world.stream()
+        await docs.set("g", "first", {})
+        adapter = docs.hub.adapter
+        head = await adapter.head(SPEC)
+        reader = Reader(adapter.watch(SPEC, head))
+        results = []
+        try:
+            async with world.harness.hold(adapter.settings, SPEC):
+                passing = [asyncio.create_task(docs.set("g", str(number), {"n": number})) for number in range(5)]
+                await asyncio.wait(passing, timeout=1.0)  # stores that lock let none of them pass yet
+                snapshot = await adapter.snapshot(SPEC, "g", None, limit=None)
+        except Cannot as reason:
+            await reader.stop()
+            pytest.skip(str(reason))
+        results = await asyncio.gather(*passing)
+        last = await docs.set("g", "last", {})
+        await reader.until(lambda batches: bool(batches) and batches[-1].position >= last.position)
+        await reader.stop()
+        live = [change.position for batch in reader.seen for change in batch.changes]
+        replayed = [change.position for change in await read_log(adapter, SPEC, head)]
+        assert live == replayed
+        assert {result.position for result in results} <= set(live)
+        later = await read_log(adapter, SPEC, snapshot.position)
+        assert len(later) + len([p for p in replayed if p <= snapshot.position]) == len(replayed)
+
+    async def test_B2_get_and_list_see_own_writes(self, world: World) -> None:
+        docs = await world.stream()
+        for number in range(50):
+            await docs.set("g", "x", {"n": number})
+            assert await docs.get("g", "x") == {"n": number}
+            assert await docs.list("g") == [{"n": number}]
+            assert list(await docs.list_groups()) == ["g"]
+
+    async def test_B2_another_process_sees_a_write(self, world: World) -> None:
+        adapter = await world.adapter()
+        if not adapter.capabilities(SPEC).multi_process:
+            pytest.skip("several processes are declared unsupported")
+        mine, theirs = await world.stream(adapter=adapter), await world.stream()
+        reader = Reader(theirs.watch("g"))
+        await reader.count(1)
+        for number in range(20):
+            result = await mine.set("g", "x", {"n": number})
+            await reader.until(lambda seen, result=result: seen[-1].position == result.position)
+            assert await theirs.get("g", "x") == {"n": number}
+        assert len(reader.seen) == 21
+        await reader.stop()
+
+    async def test_B3_watch_gives_the_rest_from_every_position(self, world: World) -> None:
+        docs = await world.stream()
+        adapter = docs.hub.adapter
+        head = await adapter.head(SPEC)
+        for number in range(15):
+            await docs.set("g", str(number % 4), {"n": number})
+        whole = [change.position for change in await read_log(adapter, SPEC, head)]
+        assert len(whole) == 15
+        for at, position in enumerate(whole):
+            assert [change.position for change in await read_log(adapter, SPEC, position)] == whole[at + 1 :]
+
+    async def test_B3_watch_goes_on_in_another_process_and_after_reopening(self, world: World) -> None:
+        docs = await world.stream()
+        adapter = docs.hub.adapter
+        head = await adapter.head(SPEC)
+        first = await docs.set("g", "x", {"n": 1})
+        await docs.set("g", "x", {"n": 2})
+        whole = await read_log(adapter, SPEC, head)
+        await world.close(adapter)
+        again = await world.adapter()
+        assert await read_log(again, SPEC, head) == whole
+        assert await read_log(again, SPEC, first.position) == whole[1:]
+        await (await world.stream(adapter=again)).set("g", "y", {})
+        assert [change.id for change in await read_log(again, SPEC, first.position)] == ["x", "y"]
+
+    async def test_B3_watch_survives_a_restart_of_the_store(self, world: World) -> None:
+        docs = await world.stream()
+        if not docs.capabilities.durable:
+            pytest.skip("the store is declared not to be durable")
+        reader = Reader(docs.watch("g"))
+        await reader.count(1)
+        before = await docs.set("g", "x", {"n": 1})
+        try:
+            await world.harness.restart()
+        except Cannot as reason:
+            await reader.stop()
+            pytest.skip(str(reason))
+
+        async def written() -> bool:
+            try:
+                await docs.set("g", "y", {"n": 2})
+            except Exception:
+                return False
+            return True
+
+        await eventually(written, "a write after the restart")
+        await reader.until(lambda seen: any(entry.id == "y" for entry in seen))
+        await reader.stop()
+        assert [entry.type for entry in reader.seen].count("sync") == 1
+        assert before.position in [entry.position for entry in reader.seen]
+
+    async def test_B4_positions_that_are_none_of_this_store_are_expired(self, world: World) -> None:
+        docs = await world.stream()
+        adapter = docs.hub.adapter
+        result = await docs.set("g", "x", {})
+        ahead = _ahead(result.position)
+        for position in ("", "x", "0", "~~~", "\u00e9", ahead, result.position + "0", result.position[:-1]):
+            with pytest.raises(PositionExpired):
+                async with asyncio.timeout(DEADLINE), aclosing(adapter.watch(SPEC, position)) as batches:
+                    async for batch in batches:
+                        assert not batch.changes
+                        assert batch.position != position
+
+    async def test_B4_a_wiped_store_expires_its_positions(self, world: World) -> None:
+        docs = await world.stream()
+        adapter = docs.hub.adapter
+        positions = [(await docs.set("g", "x", {"n": number})).position for number in range(3)]
+        try:
+            await world.harness.wipe()
+        except Cannot as reason:
+            pytest.skip(str(reason))
+        again = await world.stream()
+        for number in range(6):  # past where the old history was
+            await again.set("g", "x", {"n": number})
+        for position in positions:
+            with pytest.raises(PositionExpired):
+                await read_log(again.hub.adapter, SPEC, position)
+        assert adapter is not again.hub.adapter
+
+    async def test_B4_a_restored_store_expires_what_was_lost_and_nothing_else(self, world: World) -> None:
+        docs = await world.stream()
+        if not docs.capabilities.restore_detection:
+            pytest.skip("detecting a restore is declared unsupported")
+        kept = [(await docs.set("g", "x", {"n": number})).position for number in range(3)]
+        await world.close(docs.hub.adapter)
+        try:
+            backup = await world.harness.backup()
+        except Cannot as reason:
+            pytest.skip(str(reason))
+        docs = await world.stream()
+        lost = [(await docs.set("g", "x", {"n": number})).position for number in range(3, 6)]
+        lost_version = await docs.version("g", "x")
+        await world.close(docs.hub.adapter)
+        await world.harness.restore(backup)
+        docs = await world.stream()
+        for position in lost:
+            with pytest.raises(PositionExpired):
+                await read_log(docs.hub.adapter, SPEC, position)
+        new = [(await docs.set("g", "x", {"n": -number})) for number in range(9)]
+        for position in lost:
+            with pytest.raises(PositionExpired):
+                await read_log(docs.hub.adapter, SPEC, position)
+        assert lost_version not in [result.version for result in new]
+        expected = [result.position for result in new]
+        assert [change.position for change in await read_log(docs.hub.adapter, SPEC, kept[-1])] == expected
+
+    async def test_B4_restarts_expire_nothing(self, world: World) -> None:
+        positions = []
+        head = None
+        for number in range(4):
+            docs = await world.stream()
+            head = head or await docs.hub.adapter.head(SPEC)
+            if number != 2:  # one that writes nothing
+                positions.append((await docs.set("g", "x", {"n": number})).position)
+            await world.close(docs.hub.adapter)
+        adapter = await world.adapter()
+        assert head is not None
+        assert [change.position for change in await read_log(adapter, SPEC, head)] == positions
+        assert positions == sorted(positions)
+
+    async def test_B6_custom_events_travel_in_the_same_order(self, world: World) -> None:
+        docs = await world.stream()
+        if not docs.capabilities.custom_events:
+            with pytest.raises(UnsupportedCapability):
+                await docs.send({"groupId": "g"}, {"type": "t", "data": 1})
+            return
+        head = await docs.hub.adapter.head(SPEC)
+        await docs.set("g", "x", {"n": 1})
+        sent = await docs.send({"groupId": "g", "id": "x"}, {"type": "hello", "data": {"text": "é"}})
+        await docs.send({"groupId": "g"}, {"type": "bare"})
+        await docs.delete("g", "x")
+        assert sent.type == "event"
+        log = await read_log(docs.hub.adapter, SPEC, head)
+        assert [(c.type, c.group_id, c.id, c.event_type, c.data) for c in log] == [
+            ("create", "g", "x", None, {"n": 1}),
+            ("event", "g", "x", "hello", {"text": "é"}),
+            ("event", "g", None, "bare", None),
+            ("delete", "g", "x", None, {"n": 1}),
+        ]
+        assert sent.position == log[1].position
+        assert await docs.list("g") == []
+
+    async def test_B7_retention_is_bounded_and_tells_how_far_it_went(self, world: World) -> None:
+        adapter = await world.adapter(retention=Retention(count=20))
+        docs = await world.stream(adapter=adapter)
+        head = await adapter.head(SPEC)
+        positions = [(await docs.set("g", "x", {"n": number})).position for number in range(300)]
+
+        async def trimmed() -> bool:
+            # A little more than asked for may be kept, but not for ever.
+            await docs.set("g", "x", {"n": -1})
+            return await adapter.floor(SPEC) >= positions[100]
+
+        await eventually(trimmed, "the log to be trimmed")
+        floor = await adapter.floor(SPEC)
+        for position in (head, positions[0]):
+            with pytest.raises(PositionExpired) as caught:
+                await read_log(adapter, SPEC, position)
+            assert caught.value.floor is not None
+        rest = await read_log(adapter, SPEC, floor)
+        assert len(rest) >= 20
+        assert [c.position for c in rest if c.position <= positions[-1]] == [p for p in positions if p > floor]
+
+    async def test_B8_a_wipe_reaches_subscribers(self, world: World) -> None:
+        docs = await world.stream()
+        await docs.set("g", "x", {"n": 1})
+        reader = Reader(docs.watch("g"))
+        await reader.count(1)
+        try:
+            await world.harness.wipe()
+        except Cannot as reason:
+            await reader.stop()
+            pytest.skip(str(reason))
+
+        def told(seen: list[Any]) -> bool:
+            return any(entry.type == "delete" or (entry.type == "sync" and entry.reason) for entry in seen)
+
+        await reader.until(told)
+
+        async def written() -> bool:
+            try:
+                await docs.set("g", "after", {"n": 2})
+            except Exception:
+                return False
+            return True
+
+        await eventually(written, "a write after the wipe")
+
+        def known(seen: list[Any]) -> bool:
+            last = seen[-1]
+            return last.id == "after" or (last.type == "sync" and {"n": 2} in last.data)
+
+        await reader.until(known)
+        await reader.stop()
+
+    async def test_B10_timestamps_rise_and_are_the_same_for_everybody(self, world: World) -> None:
+        docs = await world.stream()
+        adapter = docs.hub.adapter
+        head = await adapter.head(SPEC)
+        results = await asyncio.gather(*(docs.set("g", str(number), {}) for number in range(100)))
+        log = await read_log(adapter, SPEC, head)
+        stamps = [change.timestamp for change in log]
+        assert all(earlier < later for earlier, later in pairwise(stamps))
+        by_position = {result.position: result.timestamp for result in results}
+        assert {change.position: change.timestamp for change in log} == by_position
+        await world.close(adapter)
+        again = await world.adapter()
+        assert [change.timestamp for change in await read_log(again, SPEC, head)] == stamps
+        snapshot = await again.snapshot(SPEC, "g", None, limit=None)
+        assert snapshot.timestamp >= stamps[-1]
+        later = await (await world.stream(adapter=again)).set("g", "later", {})
+        assert later.timestamp > snapshot.timestamp
+        assert all(stamp > 1_500_000_000_000 for stamp in stamps), "milliseconds since the epoch"
+
+    async def test_F5_positions_are_bounded_and_the_head_is_a_position(self, world: World) -> None:
+        docs = await world.stream()
+        adapter = docs.hub.adapter
+        result = await docs.set("g", "x", {})
+        head = await adapter.head(SPEC)
+        assert head >= result.position
+        snapshot = await adapter.snapshot(SPEC, "g", None, limit=None)
+        for position in (result.position, head, snapshot.position, await adapter.floor(SPEC)):
+            assert 0 < len(position) <= adapter.capabilities(SPEC).max_position_length
+            assert position.isascii()
+            assert await read_log(adapter, SPEC, max(position, head)) == []
+
+    async def test_F5_a_quiet_watch_reaches_the_head(self, world: World) -> None:
+        """Progress: other streams' traffic moves a quiet stream's position along."""
+        adapter = await world.adapter()
+        quiet, busy = StreamSpec("quiet"), await world.stream("busy", adapter=adapter)
+        reader = Reader(adapter.watch(quiet, await adapter.head(quiet)))
+        await reader.count(1)
+        for number in range(50):
+            await busy.set("g", str(number), {})
+        head = await adapter.head(quiet)
+        await reader.until(lambda batches: batches[-1].position >= head)
+        assert not any(batch.changes for batch in reader.seen)
+        await reader.stop()
+
+    async def test_F5_hidden_streams_without_a_log_store_and_guard(self, world: World) -> None:
+        adapter = await world.adapter()
+        spec = StreamSpec("$control", hidden=True, log=False)
+        control = await _hidden(world, adapter, spec)
+        first = await control.set("workers", "a", {"beat": 1}, expect="absent")
+        async with control.batch() as batch:
+            for number in range(16):
+                batch.set("part", str(number), {"n": number}, expect="absent")
+            batch.delete("workers", "a", expect=first.version)
+        assert len(await control.list("part")) == 16
+        assert await control.get("workers", "a") is None
+        with pytest.raises(UnsupportedCapability):
+            async with aclosing(adapter.watch(spec, await adapter.head(spec))) as batches:
+                await anext(batches)
+
+
+def _ahead(position: str) -> str:
+    """A position of the same make that this store has not reached: its first digit raised."""
+    digits = [at for at, letter in enumerate(position) if letter in "0123456789abcde"]
+    at = digits[0]
+    return position[:at] + chr(ord(position[at]) + 1 if position[at] != "9" else ord("a")) + position[at + 1 :]
+
+
+async def _hidden(world: World, adapter: Any, spec: StreamSpec) -> Any:
+    from motia_core.hub import Hub
+    from motia_core.streams import Stream
+
+    await adapter.prepare(spec)
+    return Stream(spec, adapter, Hub(adapter, spec))
