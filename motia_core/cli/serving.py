@@ -26,6 +26,9 @@ from motia_core.discovery import find
 from motia_core.errors import ConfigError
 from motia_core.plugins import Plugins
 
+BACKLOG = 2048
+"""Connections that the operating system may hold until they are accepted."""
+
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="that of motia.toml")]
 Port = Annotated[
     int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", show_default="that of motia.toml")
@@ -100,6 +103,7 @@ async def _serve(
     # The demo, which nobody configured, makes do with another port.
     any_port = page is not None and port is None
     listening = _listen(host or settings.host, settings.port if port is None else port, any_port)
+    url = _url(listening)
     with contextlib.closing(listening):
         # uvicorn repeats the signal that stopped it: by then it must find a handler, or
         # it would end the process before the storages are closed.
@@ -115,7 +119,7 @@ async def _serve(
             while not server.started and not serving.done():  # noqa: ASYNC110  (uvicorn has nothing to wait for)
                 await asyncio.sleep(0.01)
             if server.started:
-                ready(_url(listening))
+                ready(url)
             await serving
 
 
@@ -132,6 +136,7 @@ def _listen(host: str, port: int, any_port: bool) -> socket.socket:
         if os.name == "posix":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen(BACKLOG)  # of two that bind at once, only this tells who was first
     except OSError as error:
         listening.close()
         if any_port and port:
