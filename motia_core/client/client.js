@@ -420,11 +420,13 @@ class Connection {
       for (const channel of [...this.#channels.values()]) channel.join();
     });
     socket.onmessage = mine((event) => this.#receive(event.data));
-    socket.onclose = mine((event) => {
+    const ended = (code) => {
       this.#socket = null;
-      this.#lost(event.code);
-    });
-    socket.onerror = () => {}; // A close event always follows.
+      this.#lost(code);
+    };
+    socket.onclose = mine((event) => ended(event.code));
+    // A close event follows; only where Node cannot connect at all it leaves the socket "connecting".
+    socket.onerror = mine(() => socket.readyState === 0 && ended(1006));
   }
 
   #open(token) {
