@@ -150,8 +150,6 @@ class Change:
     version: str | None
     position: str
     event_type: str | None = None
-    frame: Any = field(default=None, repr=False, compare=False)
-    """Kept here by the server: the change as encoded for the wire, once for everybody."""
 
     @property
     def data(self) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
@@ -149,7 +149,7 @@ async def read_log(adapter: Adapter, stream: StreamSpec, after: str, *, until: s
 class Reader:
     """Reads an asynchronous generator in the background, so that a test can wait for what it wants."""
 
-    def __init__(self, source: AsyncGenerator[Any, None]) -> None:
+    def __init__(self, source: Any) -> None:
         self.seen: list[Any] = []
         self._source = source
         self._news = asyncio.Condition()

@@ -89,8 +89,8 @@ class Reader(threading.Thread):
         running = True
         while running:
             jobs: list[_Job] = []
+            interval = self._until_poll()
             try:
-                interval = self._until_poll()
                 item = queue.get(timeout=interval)
                 while True:
                     if item is None:
