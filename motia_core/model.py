@@ -54,7 +54,7 @@ class Item:
 
 @dataclass(slots=True)
 class Write:
-    """One write, already validated. Build it with the class methods.
+    """One write, already validated by the core.
 
     An adapter reads the item, calls `check` with its version and `resolve` with its
     value, and stores what that returns, all in one atomic step with the change.
