@@ -67,4 +67,9 @@ async def main(names: list[str]) -> None:
 __all__ = ["Measured", "main", "measure"]
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1:]))
+    try:
+        import uvloop
+
+        uvloop.run(main(sys.argv[1:]))
+    except ImportError:
+        asyncio.run(main(sys.argv[1:]))

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.rows import Row
 
@@ -22,19 +22,19 @@ BURST = 10
 class Client(asyncio.Protocol):
     """A WebSocket client that counts frames and decodes none: the server is what is measured."""
 
-    def __init__(self, counter: Counter, join: bytes) -> None:
+    def __init__(self, counter: Counter, join: bytes, path: str = "/ws") -> None:
         self._counter = counter
         self._join = join
+        self._path = path
         self._buffer = b""
         self._open = False
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast(asyncio.Transport, transport)
         key = base64.b64encode(os.urandom(16)).decode()
-        transport.write(
-            f"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        self.transport.write(
+            f"GET {self._path} HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
 
@@ -105,7 +105,15 @@ def text_frame(payload: bytes) -> bytes:
     return masked(0x81, payload)
 
 
+NODE = ("ws", "socket.io")
 JOIN = b'{"type":"join","data":{"streamName":"documents","groupId":"g","subscriptionId":"s"}}'
+
+
+# Path to connect to, what to say then, and how many frames come before it is ready.
+KINDS = {
+    "ours": ("/ws", JOIN, 1),
+    "socket.io": ("/socket.io/?EIO=4&transport=websocket", b"40", 2),
+}
 
 
 @contextlib.asynccontextmanager
@@ -113,8 +121,8 @@ async def server(kind: str) -> AsyncGenerator[tuple[int, int], None]:
     """A server process of this kind; yields its port and pid."""
     here = Path(__file__).resolve().parent
     process = await asyncio.create_subprocess_exec(
-        *([sys.executable, "-m", "benchmarks.servers", kind] if kind != "socket.io" else ["node", "socketio.cjs"]),
-        cwd=here / "node" if kind == "socket.io" else here.parent,
+        *(["node", "server.cjs", kind] if kind in NODE else [sys.executable, "-m", "benchmarks.servers", kind]),
+        cwd=here / "node" if kind in NODE else here.parent,
         stdout=asyncio.subprocess.PIPE,
     )
     try:
@@ -128,16 +136,18 @@ async def server(kind: str) -> AsyncGenerator[tuple[int, int], None]:
 
 
 @contextlib.asynccontextmanager
-async def clients(port: int, number: int, join: bytes) -> AsyncGenerator[tuple[Counter, list[Client]], None]:
+async def clients(port: int, number: int, kind: str) -> AsyncGenerator[tuple[Counter, list[Client]], None]:
     """So many open sockets that have joined."""
+    path, join, hello = KINDS.get(kind, ("/ws", b"", 1))
     loop = asyncio.get_running_loop()
     counter = Counter()
     opened: list[Client] = []
     for start in range(0, number, 100):
         for _ in range(min(100, number - start)):
-            _, client = await loop.create_connection(lambda: Client(counter, join), "127.0.0.1", port)
+            _, client = await loop.create_connection(lambda: Client(counter, join, path), "127.0.0.1", port)
             opened.append(client)
-        await counter.reach(len(opened))
+        await counter.reach(len(opened) * hello)
+    counter.count = 0
     try:
         yield counter, opened
     finally:
@@ -158,14 +168,10 @@ async def post(port: int, path: str) -> bytes:
 
 async def fan_out(kind: str, burst: int) -> float:
     """Deliveries a second: the server sends to all, ``burst`` messages at a time, each burst when the last is in."""
-    async with (
-        server(kind) as (port, _),
-        clients(port, SOCKETS, JOIN if kind == "ours" else b"") as (counter, _),
-    ):
+    async with server(kind) as (port, _), clients(port, SOCKETS, kind) as (counter, _):
         await post(port, f"/send/{burst}")
-        base = SOCKETS
-        await counter.reach(base + SOCKETS * burst)
-        base += SOCKETS * burst
+        base = SOCKETS * burst
+        await counter.reach(base)
         started = time.perf_counter()
         for _ in range(MESSAGES // burst):
             await post(port, f"/send/{burst}")
@@ -180,7 +186,7 @@ async def memory(kind: str) -> float:
     async with server(kind) as (port, pid):
         await post(port, "/send/1")
         before = _resident(pid)
-        async with clients(port, number, JOIN if kind == "ours" else b""):
+        async with clients(port, number, kind):
             await asyncio.sleep(0.5)
             return (_resident(pid) - before) / number
 
@@ -235,11 +241,18 @@ def _fan_out(kind: str, burst: int) -> Any:
     return lambda: fan_out(kind, burst)
 
 
+def _node(burst: int) -> dict[str, Any]:
+    """The baselines in Node, where their packages are installed (``npm install`` in benchmarks/node)."""
+    if not (Path(__file__).parent / "node" / "node_modules").is_dir():
+        return {}
+    return {"socket.io": _fan_out("socket.io", burst), "node ws": _fan_out("ws", burst)}
+
+
 ROWS = [
     Row(
         "fan-out to 1,000 sockets, one message at a time",
         "deliveries/s",
-        {"ours": _fan_out("ours", 1), "starlette on uvicorn, a loop": _fan_out("starlette", 1)},
+        {"ours": _fan_out("ours", 1), "starlette on uvicorn, a loop": _fan_out("starlette", 1), **_node(1)},
         "ours",
         "1.0x",
         "ahead of node ws",
@@ -247,7 +260,7 @@ ROWS = [
     Row(
         "fan-out to 1,000 sockets, bursts of 10",
         "deliveries/s",
-        {"ours": _fan_out("ours", BURST), "starlette on uvicorn, a loop": _fan_out("starlette", BURST)},
+        {"ours": _fan_out("ours", BURST), "starlette on uvicorn, a loop": _fan_out("starlette", BURST), **_node(BURST)},
         "ours",
         "1.0x",
         "5x",

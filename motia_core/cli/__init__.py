@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from motia_core.errors import MotiaError
 from motia_core.masking import mask_urls
 
-_EXTRA = ("typer", "click", "rich", "uvicorn", "starlette", "watchfiles", "websockets", "httptools")
+_EXTRA = ("typer", "rich", "uvicorn", "starlette", "watchfiles", "websockets", "httptools")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,7 +31,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("MOTIA_TRACEBACK", "") not in ("", "0"):
             raise
         sys.exit(f"error: {mask_urls(str(error))}")
-    except BrokenPipeError:
-        # The reader has gone, as in `| head`; keep the interpreter from flushing into nothing.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

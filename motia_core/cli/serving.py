@@ -12,7 +12,6 @@ import sys
 import tempfile
 import webbrowser
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +25,9 @@ from motia_core.config import Settings
 from motia_core.discovery import find
 from motia_core.errors import ConfigError
 from motia_core.plugins import Plugins
+
+BACKLOG = 2048
+"""Connections that the operating system may hold until they are accepted."""
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_default="that of motia.toml")]
 Port = Annotated[
@@ -63,15 +65,19 @@ def demo(
     log_level: Level = "warning",
 ) -> None:
     """Show what it is: a bundled project in your browser, with nothing to install."""
+    from motia_core.demo import PAGE, PROJECT
+
     _log(log_level)
-    folder = _demo_project()
-    storage = (data or _data_folder()) / "streams.db"
-    environ = {"MOTIA_STORAGE__DEFAULT__ADAPTER": "sqlite", "MOTIA_STORAGE__DEFAULT__PATH": str(storage.absolute())}
+    storage = ((data or _data_folder()) / "streams.db").absolute()
+    environ = {"MOTIA_STORAGE__DEFAULT__ADAPTER": "sqlite", "MOTIA_STORAGE__DEFAULT__PATH": str(storage)}
     plugins = Plugins.load()
-    found = find(folder)
-    settings = Settings.load(folder, environ={**os.environ, **environ}, plugins=plugins)
+    project = find(PROJECT)
     motia = Motia(
-        streams=found.streams, steps=found.steps, authenticate=found.authenticate, plugins=plugins, settings=settings
+        streams=project.streams,
+        steps=project.steps,
+        authenticate=project.authenticate,
+        plugins=plugins,
+        settings=Settings.load(PROJECT, environ={**os.environ, **environ}, plugins=plugins),
     )
 
     def show(url: str) -> None:
@@ -79,7 +85,7 @@ def demo(
         if not no_open:
             asyncio.get_running_loop().run_in_executor(None, webbrowser.open, url)
 
-    run(_serve(motia, host, port, free_port=port is None, ready=show))
+    run(_serve(motia, host, port, page=PAGE, ready=show))
 
 
 async def _serve(
@@ -87,13 +93,17 @@ async def _serve(
     host: str | None,
     port: int | None,
     *,
-    free_port: bool = False,
+    page: Path | None = None,
     ready: Callable[[str], None] = lambda url: say(f"Serving on {url}"),
 ) -> None:
-    from motia_core.server import make_server
+    from motia_core.cli.pages import with_page
+    from motia_core.server import asgi_app, make_server
 
     settings = motia.settings.server
-    listening = _listen(host or settings.host, settings.port if port is None else port, free_port)
+    # The demo, which nobody configured, makes do with another port.
+    any_port = page is not None and port is None
+    listening = _listen(host or settings.host, settings.port if port is None else port, any_port)
+    url = _url(listening)
     with contextlib.closing(listening):
         # uvicorn repeats the signal that stopped it: by then it must find a handler, or
         # it would end the process before the storages are closed.
@@ -102,17 +112,19 @@ async def _serve(
             with contextlib.suppress(NotImplementedError):
                 loop.add_signal_handler(number, lambda: None)
         async with motia:
-            server = make_server(motia)
+            app = asgi_app(motia)
+            server = make_server(motia, app=app if page is None else with_page(app, page))
+            logging.getLogger("uvicorn.error").setLevel(logging.getLogger().level)
             serving = asyncio.create_task(server.serve(sockets=[listening]))
             while not server.started and not serving.done():  # noqa: ASYNC110  (uvicorn has nothing to wait for)
                 await asyncio.sleep(0.01)
             if server.started:
-                ready(_url(listening))
+                ready(url)
             await serving
 
 
-def _listen(host: str, port: int, free_port: bool) -> socket.socket:
-    """A bound socket; with ``free_port`` on another port if that one is taken."""
+def _listen(host: str, port: int, any_port: bool) -> socket.socket:
+    """A bound socket; with ``any_port`` on another port if that one is taken."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -124,9 +136,10 @@ def _listen(host: str, port: int, free_port: bool) -> socket.socket:
         if os.name == "posix":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
+        listening.listen(BACKLOG)  # of two that bind at once, only this tells who was first
     except OSError as error:
         listening.close()
-        if free_port and port:
+        if any_port and port:
             return _listen(host, 0, False)
         raise fail(f"cannot listen on {host}, port {port}: {error.strerror}") from None
     return listening
@@ -143,13 +156,6 @@ def _log(level: str) -> None:
     if number is None:
         raise typer.BadParameter(f"{level!r} is no level; use debug, info, warning or error", param_hint="--log-level")
     logging.basicConfig(level=number, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-
-
-def _demo_project() -> Path:
-    spec = find_spec("motia_core.demo")
-    for folder in (spec.submodule_search_locations if spec else None) or ():
-        return Path(folder)
-    raise ConfigError("this installation lacks the demo (motia_core/demo)")
 
 
 def _data_folder() -> Path:

@@ -6,6 +6,7 @@ import logging
 import re
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from motia_core.app import Motia
 from motia_core.server.asgi import asgi_app
@@ -24,15 +25,20 @@ class HideTokens(logging.Filter):
         return True
 
 
-def make_server(motia: Motia, *, host: str | None = None, port: int | None = None) -> uvicorn.Server:
-    """A uvicorn server for ``motia``; its ``serve()`` runs it in the current event loop."""
+def make_server(
+    motia: Motia, *, host: str | None = None, port: int | None = None, app: ASGIApp | None = None
+) -> uvicorn.Server:
+    """A uvicorn server for ``motia``; its ``serve()`` runs it in the current event loop.
+
+    ``app`` is an application that contains ``asgi_app(motia)``, if it is not that alone.
+    """
     settings = motia.settings.server
     for name in ("uvicorn.error", "uvicorn.access"):
         logger = logging.getLogger(name)
         if not any(isinstance(known, HideTokens) for known in logger.filters):
             logger.addFilter(HideTokens())
     config = uvicorn.Config(
-        asgi_app(motia),
+        asgi_app(motia) if app is None else app,
         host=settings.host if host is None else host,
         port=settings.port if port is None else port,
         ws=TransportProtocol,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
@@ -19,14 +20,14 @@ from motia_core.errors import (
 )
 from motia_core.model import ABSENT, StreamSpec
 from motia_core.operations import parse
-from motia_core.testing.harness import DEADLINE, World, eventually, read_log
+from motia_core.testing.harness import DEADLINE, World, bounded, eventually, read_log
 from motia_core.testing.values import ODD, REFUSED, deep, ids, objects, operations
 from motia_core.values import encode
 
 SPEC = StreamSpec("documents")
 
 EXAMPLES = settings(
-    max_examples=60,
+    max_examples=int(os.environ.get("MOTIA_TEST_EXAMPLES", "60")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -38,6 +39,7 @@ ODD_IDS = [
 ]
 
 
+@bounded
 class Data:
     """Values, writes, updates, pages, batches, names (SEMANTICS A)."""
 
@@ -569,11 +571,18 @@ class Data:
         assert await docs.get("g", "x") == {"n": 1}
         await eventually(lambda: _is_none(docs.get("g", "x")), "the item to expire")
         assert await docs.list("g") == [{"n": 2}]
+        for turn in range(10):  # whenever a sweeper may come by
+            await docs.set("at once", f"{turn}", {}, ttl=0.05)
+            await asyncio.sleep(0.06)
+            assert await docs.get("at once", f"{turn}") is None
+            assert await docs.list("at once") == []
+            assert "at once" not in await docs.list_groups()
         async with asyncio.timeout(DEADLINE):
             log = await read_log(docs.hub.adapter, SPEC, head)
-            while len(log) < 3:
+            while sum(change.type == "delete" for change in log) < 11:
                 await asyncio.sleep(0.05)
                 log = await read_log(docs.hub.adapter, SPEC, head)
+        log = [change for change in log if change.group_id == "g"]
         assert [(change.type, change.id, change.data) for change in log] == [
             ("create", "x", {"n": 1}),
             ("create", "stays", {"n": 2}),

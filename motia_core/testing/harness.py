@@ -8,6 +8,8 @@ lacks raise `Cannot`, and the tests that need them are skipped with that reason.
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
@@ -20,8 +22,25 @@ from motia_core.model import Change, StreamSpec
 from motia_core.schema import compile_schema
 from motia_core.streams import Stream
 
-DEADLINE = 30.0
-"""Seconds after which a test that waits for a condition has failed."""
+DEADLINE = float(os.environ.get("MOTIA_TEST_DEADLINE", "30"))
+"""Seconds after which a test that waits for a condition has failed (``MOTIA_TEST_DEADLINE``)."""
+
+
+def bounded(suite: type) -> type:
+    """Bound every test of a class in time: a backend that hangs fails, and the next test runs."""
+    for name, test in list(vars(suite).items()):
+        if name.startswith("test_"):
+            setattr(suite, name, _bounded(test))
+    return suite
+
+
+def _bounded(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+    @functools.wraps(test)
+    async def run(*arguments: Any, **options: Any) -> None:
+        async with asyncio.timeout(max(4 * DEADLINE, 4.0)):
+            await test(*arguments, **options)
+
+    return run
 
 
 class Cannot(Exception):
@@ -59,6 +78,10 @@ class Harness(ABC):
     async def restore(self, backup: Any) -> None:
         """Put an earlier copy back. No adapter is open."""
         raise Cannot("this store cannot be restored by its harness")
+
+    async def lose_reply(self) -> None:
+        """Let the next write happen and its reply be lost on the way, as a broken connection does."""
+        raise Cannot("no reply of this store can be lost")
 
     def hold(self, settings: StorageSettings, stream: StreamSpec) -> AbstractAsyncContextManager[None]:
         """Keep a write open that has begun and not committed, until the block ends; then it commits."""
@@ -128,8 +151,9 @@ class World:
 
     async def end(self) -> None:
         """Close everything."""
-        await asyncio.gather(*(hub.close() for hub in self._hubs))
-        await asyncio.gather(*(adapter.close() for adapter in self._adapters))
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.gather(*(hub.close() for hub in self._hubs))
+            await asyncio.gather(*(adapter.close() for adapter in self._adapters))
         self._adapters.clear()
         self._hubs.clear()
 

@@ -13,12 +13,13 @@ import pytest
 from motia_core.adapter import Retention
 from motia_core.errors import PositionExpired, UnsupportedCapability
 from motia_core.model import StreamSpec
-from motia_core.testing.harness import DEADLINE, Cannot, Reader, World, eventually, read_log
+from motia_core.testing.harness import DEADLINE, Cannot, Reader, World, bounded, eventually, read_log
 from motia_core.testing.history import check_history
 
 SPEC = StreamSpec("documents")
 
 
+@bounded
 class Order:
     """The log, positions, timestamps, retention (SEMANTICS B)."""
 
@@ -48,7 +49,7 @@ class Order:
         head = await docs.hub.adapter.head(SPEC)
 
         async def write(number: int) -> None:
-            for turn in range(10):
+            for turn in range(500):
                 await docs.set("g", f"{number}", {"turn": turn})
 
         tasks = [asyncio.create_task(write(number)) for number in range(12)]
@@ -76,6 +77,10 @@ class Order:
                 await docs.set("g", f"{turn % 3}", {"by": number, "turn": turn})
                 if turn % 10 == 9:
                     await docs.delete("g", f"{turn % 3}")
+                if turn % 10 == 5 and docs.capabilities.batch:
+                    async with docs.batch() as batch:
+                        for item in range(3):
+                            batch.set("g", f"{item}", {"by": number, "turn": turn})
 
         await asyncio.gather(*(write(number) for number in range(6)))
         last = await writers[0].set("g", "last", {})

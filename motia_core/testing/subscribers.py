@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from motia_core.adapter import Adapter
-from motia_core.errors import BackendError, BackendUnavailable, GroupTooLarge, MotiaError
+from motia_core.errors import BackendError, BackendUnavailable, GroupTooLarge, MotiaError, OutcomeUnknown
 from motia_core.model import Batch, StreamSpec
 from motia_core.ring import RING_CHANGES
-from motia_core.testing.harness import DEADLINE, Reader, World, eventually
+from motia_core.testing.harness import DEADLINE, Cannot, Reader, World, bounded, eventually
 
 SPEC = StreamSpec("documents")
 
@@ -66,6 +66,7 @@ class Spy(Adapter):
 Spy.__abstractmethods__ = frozenset()  # everything else goes to the inner adapter
 
 
+@bounded
 class Subscribers:
     """Joins without a gap, resume, isolation, slow readers (SEMANTICS C)."""
 
@@ -308,6 +309,7 @@ class Subscribers:
         assert spies[0].watches >= 2
 
 
+@bounded
 class Resilience:
     """Cancelling, closing, errors (SEMANTICS F)."""
 
@@ -319,6 +321,18 @@ class Resilience:
             with pytest.raises(BackendError):
                 async with asyncio.timeout(DEADLINE):
                     await attempt()
+
+    async def test_F2_a_write_whose_reply_is_lost_is_unknown_and_not_repeated(self, world: World) -> None:
+        docs = await world.stream()
+        await docs.set("g", "x", {"n": 0})
+        try:
+            await world.harness.lose_reply()
+        except Cannot as reason:
+            pytest.skip(str(reason))
+        with pytest.raises(OutcomeUnknown):
+            await docs.update("g", "x", [{"type": "increment", "path": "n", "by": 1}])
+        await docs.set("g", "after", {})
+        assert await docs.get("g", "x") in ({"n": 0}, {"n": 1})
 
     async def test_F3_cancelling_leaves_the_adapter_usable(self, world: World) -> None:
         docs = await world.stream()

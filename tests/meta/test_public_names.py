@@ -50,8 +50,8 @@ def test_public_names_are_documented_and_typed(name: str) -> None:
     for path, value in defined_in(module):
         owner, _, method = path.rpartition(".")
         inherited = bool(owner) and any(method in vars(base) for base in getattr(module, owner).__mro__[1:])
-        says_it_in_its_name = method.startswith("test_")
-        if not value.__doc__ and not inherited and not says_it_in_its_name and method not in DUNDERS:
+        tells_by_its_name = method in DUNDERS or method.startswith("test_")
+        if not value.__doc__ and not inherited and not tells_by_its_name:
             bare.append(path)
         # What a decorator or dataclass made carries no source, and no types of its own.
         if inspect.isfunction(value) and value.__code__.co_filename == module.__file__:

@@ -18,7 +18,7 @@ class SqliteOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    path: Path = Path("data/streams.db")
+    path: str | Path = "data/streams.db"
     """The database file. A missing folder is made; a relative path starts at the project's folder, or
     without a project at the current directory."""
     synchronous: Annotated[Literal["NORMAL", "FULL"], BeforeValidator(_upper)] = "NORMAL"
@@ -37,7 +37,7 @@ class SqliteOptions(BaseModel):
 
     def resolved_path(self) -> Path:
         """The absolute path of the database file."""
-        return self.path.expanduser().absolute()
+        return Path(self.path).expanduser().absolute()
 
 
 def options_from_url(url: str) -> dict[str, Any]:
