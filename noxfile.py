@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -126,3 +127,21 @@ def docs(session: nox.Session) -> None:
     """Write the generated pages of the reference."""
     install(session, "--editable", ".")
     session.run("python", "scripts/generate_docs.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Every claim of speed beside its baseline, interleaved; names of rows as arguments."""
+    install(session, "--editable", ".[all]", "jsonschema")
+    if shutil.which("npm"):
+        session.run(
+            "npm",
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--no-package-lock",
+            "--prefix",
+            "benchmarks/node",
+            external=True,
+        )
+    session.run("python", "-m", "benchmarks", *session.posargs)

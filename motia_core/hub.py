@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
+from itertools import groupby
 from typing import Any, Final, Protocol
 
 from motia_core.adapter import Adapter
@@ -34,17 +35,41 @@ OUTAGE_NOTICE = 1.0
 """Seconds of outage after which members are told, once an outage."""
 
 
+class Run:
+    """Changes that belong to the same subscribers and follow each other: pushed in one call."""
+
+    __slots__ = ("changes", "first", "frame", "last")
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        self.changes = changes
+        self.first = changes[0].position
+        self.last = changes[-1].position
+        self.frame: Any = None
+        """Kept here by the server: the changes as encoded for the wire, once for everybody."""
+
+
 class Sink(Protocol):
     """Where a member's data goes. All calls are synchronous, quick and never raise.
 
-    ``push`` is called for each change; the others rarely.
+    ``push`` is called for each run of changes; the others rarely.
     """
 
-    def push(self, change: Change) -> None:
-        """Take one change of a live member."""
+    def push(self, run: Run) -> None:
+        """Take changes as they happen. A sink with several members gets what more than one
+        of them wants more than once, and the greater position last."""
+
+    def replay(self, run: Run) -> None:
+        """Take changes that a member missed, when it resumes."""
 
     def sync(self, member: Member, snapshot: Snapshot, reason: str | None) -> None:
         """Take a snapshot that replaces what the member knows."""
+
+    def trim(self, member: Member, floor: str) -> bool:
+        """Learn that the ring has let go of what lies before ``floor``.
+
+        True if the sink held some of that and lets go too; it gets nothing more then
+        until it asks for a `Hub.resync`.
+        """
 
     def failed(self, member: Member, error: MotiaError) -> None:
         """Learn that the member's data is late, or cannot be read."""
@@ -57,7 +82,7 @@ class Member:
 
     def __init__(self, sink: Sink, group: str, id: str | None) -> None:
         self.sink = sink
-        self.push: Callable[[Change], None] = sink.push
+        self.push: Callable[[Run], None] = sink.push
         self.group = group
         self.id = id
         self.position = _NOT_LIVE
@@ -94,6 +119,7 @@ class Hub:
         self._seen = ""
         self._written = ""
         self._generation = 0
+        self._closed = False
         self._task: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
         self._snapshots: dict[tuple[str, str | None], _Shared] = {}
@@ -128,6 +154,7 @@ class Hub:
 
     async def close(self) -> None:
         """End the watch. Members stay silent from now on."""
+        self._closed = True
         tasks: list[asyncio.Task[Any]] = [*self._resyncs, *(shared.task for shared in self._snapshots.values())]
         if self._task:
             tasks.append(self._task)
@@ -188,7 +215,7 @@ class Hub:
         """Watch for ever: heal what can be healed, tell the members what cannot (C6)."""
         loop = asyncio.get_running_loop()
         failures, down_since, told = 0, 0.0, False
-        while True:
+        while not self._closed:  # an adapter may answer a cancellation with an error of its own
             try:
                 async with aclosing(self._adapter.watch(self._spec, self._seen)) as batches:
                     async for batch in batches:
@@ -213,20 +240,30 @@ class Hub:
             await asyncio.sleep(random.uniform(0, min(5.0, 0.05 * 2 ** min(failures, 8))))
 
     def _dispatch(self, batch: Batch) -> None:
-        members, ring = self._members, self._ring
+        ring = self._ring
         for change in batch.changes:
-            ring.append(change)
-            position = change.position
-            for member in tuple(members.get((change.group_id, None), ())):
-                if member.position < position:
-                    member.push(change)
-            if change.id is not None:
-                for member in tuple(members.get((change.group_id, change.id), ())):
-                    if member.position < position:
-                        member.push(change)
+            if ring.append(change):
+                for member in self._everybody():
+                    if member.sink.trim(member, ring.floor):
+                        member.position = _NOT_LIVE
             if self._observe:
                 self._observe(change)
+        for group, changes in groupby(batch.changes, _group):
+            self._push(group, list(changes))
         self._seen = batch.position
+
+    def _push(self, group: str, changes: list[Change]) -> None:
+        """To the group's subscribers all of it, to each item's what is about the item (C3)."""
+        members = self._members
+        whole = members.get((group, None))
+        if whole:
+            _deliver(whole, Run(changes))
+        if len(members) == (1 if whole else 0):
+            return
+        for id in dict.fromkeys(change.id for change in changes if change.id is not None):
+            single = members.get((group, id))
+            if single:
+                _deliver(single, Run([change for change in changes if change.id == id]))
 
     async def _start_over(self, expired: PositionExpired) -> None:
         """The history we were reading is gone: a new start, and a sync for everybody (B8)."""
@@ -313,9 +350,9 @@ class Hub:
     def _go_live(self, member: Member, position: str) -> None:
         """From here on without a gap: first what the ring has, then what comes."""
         member.position = position
-        for change in self._ring.after(position):
-            if member.wants(change):
-                member.push(change)
+        missed = [change for change in self._ring.after(position) if member.wants(change)]
+        if missed:
+            member.sink.replay(Run(missed))
 
     async def _probe(self, position: str) -> None:
         async with aclosing(self._adapter.watch(self._spec, position)) as batches:
@@ -355,6 +392,19 @@ class Hub:
                     break
         if generation == self._generation:
             self._ring.prepend(start, older)
+
+
+def _deliver(members: Iterable[Member], run: Run) -> None:
+    first = run.first
+    for member in tuple(members):
+        if member.position < first:
+            member.push(run)
+        elif member.position < run.last:
+            member.push(Run([change for change in run.changes if change.position > member.position]))
+
+
+def _group(change: Change) -> str:
+    return change.group_id
 
 
 class _Shared:

@@ -27,7 +27,7 @@ from motia_core.adapter import (
     StorageSettings,
     unsupported,
 )
-from motia_core.errors import BackendUnavailable, PositionExpired, UnsupportedCapability
+from motia_core.errors import BackendUnavailable, OutcomeUnknown, PositionExpired, UnsupportedCapability
 from motia_core.model import Batch, Change, ChangeType, Item, Snapshot, StreamSpec, Write, WriteResult
 
 SWEEP_INTERVAL = 0.5
@@ -85,6 +85,8 @@ class MemoryStore:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
         self.identity = secrets.token_hex(8)
+        self.lose_replies = 0
+        """So many of the next writes happen, and their callers never hear of it."""
         self.streams: dict[tuple[str, str], _Stream] = {}
 
     def wipe(self) -> None:
@@ -152,7 +154,11 @@ class MemoryAdapter(Adapter):
             write.check(row.version if row else None)
             plan.append((write, row, write.resolve(row.json if row else None)))
         # Nothing below can fail.
-        return [self._store(stream, state, write, row, new, now) for write, row, new in plan]
+        results = [self._store(stream, state, write, row, new, now) for write, row, new in plan]
+        if self.store.lose_replies:
+            self.store.lose_replies -= 1
+            raise OutcomeUnknown(f"storage {self.settings.name!r} (memory): the reply to a write was lost")
+        return results
 
     async def get(self, stream: StreamSpec, group: str, id: str) -> Item | None:
         """The item, unless it has expired."""

@@ -54,7 +54,7 @@ class Item:
 
 @dataclass(slots=True)
 class Write:
-    """One write, already validated. Build it with the class methods.
+    """One write, already validated by the core.
 
     An adapter reads the item, calls `check` with its version and `resolve` with its
     value, and stores what that returns, all in one atomic step with the change.
@@ -150,8 +150,6 @@ class Change:
     version: str | None
     position: str
     event_type: str | None = None
-    frame: Any = field(default=None, repr=False, compare=False)
-    """Kept here by the server: the change as encoded for the wire, once for everybody."""
 
     @property
     def data(self) -> Any:

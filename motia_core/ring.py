@@ -32,12 +32,14 @@ class Ring:
         self._bytes = 0
         self._marks = {floor}
 
-    def append(self, change: Change) -> None:
-        """Take the next change."""
+    def append(self, change: Change) -> bool:
+        """Take the next change; True if the oldest had to go for it."""
         self._changes.append(change)
         self._bytes += len(change.json or b"")
         if len(self._changes) > RING_CHANGES or self._bytes > RING_BYTES:
             self._shrink()
+            return True
+        return False
 
     def prepend(self, floor: str, older: list[Change]) -> bool:
         """Reach back to ``floor`` with the changes between it and the present floor.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
@@ -17,7 +16,7 @@ from motia_core.names import check_id
 from motia_core.operations import parse
 from motia_core.schema import Check
 from motia_core.values import check_size, decode, encode, encode_object
-from motia_core.watching import StreamChange, Watcher
+from motia_core.watching import Watch
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -111,9 +110,7 @@ class Stream(Generic[T]):
             self._spec, after=None if after is None else check_id(after, "after"), limit=_check_limit(limit)
         )
 
-    def watch(
-        self, group_id: str, item_id: str | None = None, *, after: str | None = None
-    ) -> AsyncGenerator[StreamChange[T], None]:
+    def watch(self, group_id: str, item_id: str | None = None, *, after: str | None = None) -> Watch[T]:
         """Subscribe in this process: a "sync" with the items, then each change.
 
         With ``after`` the changes since that position instead, or a "sync" if they are
@@ -123,17 +120,7 @@ class Stream(Generic[T]):
         check_id(group_id, "group id")
         if item_id is not None:
             check_id(item_id, "item id")
-        return self._watch(group_id, item_id, after)
-
-    async def _watch(self, group: str, id: str | None, after: str | None) -> AsyncGenerator[StreamChange[T], None]:
-        watcher = Watcher(self.hub, self._read)
-        try:
-            await watcher.join(group, id, after)
-            async with aclosing(watcher.changes()) as changes:
-                async for change in changes:
-                    yield change
-        finally:
-            watcher.close()
+        return Watch(self.hub, group_id, item_id, after, self._read)
 
     # -- writing ---------------------------------------------------------------------
 
@@ -141,7 +128,7 @@ class Stream(Generic[T]):
         self,
         group_id: str,
         item_id: str,
-        value: T | Mapping[str, Any],
+        value: T | BaseModel | Mapping[str, Any],
         *,
         expect: str | None = None,
         ttl: float | None = None,
@@ -289,7 +276,7 @@ class BatchWriter(Generic[T]):
         self,
         group_id: str,
         item_id: str,
-        value: T | Mapping[str, Any],
+        value: T | BaseModel | Mapping[str, Any],
         *,
         expect: str | None = None,
         ttl: float | None = None,

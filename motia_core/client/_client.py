@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import logging
 import uuid
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self
@@ -16,6 +15,7 @@ from motia_core.client._link import Link, Token
 from motia_core.client._wire import (
     BUILT_IN,
     PASSING,
+    SERVER_SHUTDOWN,
     SLOW_CONSUMER,
     Status,
     StreamChange,
@@ -97,10 +97,11 @@ class StreamConnection:
         self._status: Status = "connecting"
         self._position = after
         self._received = after
-        """Where the connection stands: ahead of ``position`` by what is pending."""
+        """Where the connection stands: ahead of ``position`` while a change is pending."""
         self._missed = 0
         self._resuming = False
-        self._pending: deque[StreamChange] = deque()
+        self._pending: StreamChange | None = None
+        """Received and not yet given: so a cancelled read loses nothing."""
         self._announced = False
         self._reading = False
         self._handlers: dict[str, list[Handler]] = {}
@@ -140,7 +141,7 @@ class StreamConnection:
     async def __aenter__(self) -> Self:
         try:
             async with asyncio.timeout(self._connect_timeout) as limit:
-                while self._status != "live" and not self._pending:
+                while self._status != "live" and self._pending is None:
                     if not await self._read():
                         raise StreamError("CLOSED", "the stream was closed while it was being opened")
         except BaseException as error:
@@ -170,16 +171,15 @@ class StreamConnection:
             raise RuntimeError("another task is reading this stream: open one for each consumer")
         self._reading = True
         try:
-            while not self._pending:
+            while self._pending is None:
                 if not await self._read():
                     raise StopAsyncIteration
-            change = self._pending[0]
+            change = self._pending
             if not self._announced:
                 self._announced = True
                 await self._announce(change)
-            self._pending.popleft()
-            self._announced = False
-            self._position = change.position
+            self._pending, self._announced = None, False
+            self._position = self._received
             return change
         finally:
             self._reading = False
@@ -226,7 +226,8 @@ class StreamConnection:
         elif kind == "error":
             error = error_of(frame.get("data"))
             self._link.ends_with(error)
-            if not isinstance(error, AccessDenied):  # That one is raised, as the connection closes.
+            # A refusal is raised as the connection closes, a restart is not worth a word.
+            if not isinstance(error, AccessDenied) and error.code != SERVER_SHUTDOWN:
                 await self._report(error)
         elif kind == "stream" and isinstance(frame.get("event"), dict):
             if frame["event"].get("type") == "error":
@@ -237,8 +238,8 @@ class StreamConnection:
     async def _joined(self, position: str | None) -> None:
         if position is not None and (self._received is None or position > self._received):
             self._received = position
-            if not self._pending:
-                self._position = position
+        if self._pending is None:
+            self._position = self._received
         await self._live()
 
     async def _change(self, frame: dict[str, Any]) -> None:
@@ -254,7 +255,7 @@ class StreamConnection:
                 return
             self._received = change.position
             self._missed += 1
-        self._pending.append(change)
+        self._pending = change
         if change.type == "sync":
             await self._live()
 
@@ -270,7 +271,8 @@ class StreamConnection:
             await self._report(error)
         elif error.code in PASSING:
             await self._report(error)
-            await self._link.join_again()
+            if self._status != "live":
+                await self._link.join_again()
         else:
             raise error
 

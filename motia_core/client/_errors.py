@@ -1,15 +1,19 @@
 """What can go wrong for a client.
 
-MotiaError
-└── StreamError            the server reported an error, with its code
-    ├── AccessDenied       the token or the subscription was refused
-    └── ServerUnavailable  the server could not be reached in time
+    MotiaError
+    ├── StreamError            the server reported an error, with its code
+    │   ├── AccessDenied       the token or the subscription was refused
+    │   └── ServerUnavailable  the server could not be reached in time
+    └── AccessDenied           the core's: the client's is one of these too
+
+No message holds a token.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import motia_core.errors
 from motia_core.errors import MotiaError
 
 
@@ -25,7 +29,7 @@ class StreamError(MotiaError):
         self.data = data
 
 
-class AccessDenied(StreamError):
+class AccessDenied(StreamError, motia_core.errors.AccessDenied):
     """The server refused the token, or this subscription."""
 
 

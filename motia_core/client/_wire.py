@@ -24,10 +24,13 @@ RESTARTING = frozenset({1001, 1012})
 SLOW_CONSUMER = "SLOW_CONSUMER"
 """This subscription fell behind; the server sends it a fresh ``sync`` by itself."""
 
-PASSING = frozenset({"BACKEND_UNAVAILABLE", "TIMEOUT"})
-"""A subscription ended for a reason that passes: worth another join."""
+PASSING = frozenset({"BACKEND_UNAVAILABLE", "INTERNAL_ERROR"})
+"""Trouble that passes: a join is worth another try, a live subscription goes on by itself."""
 
-_DENIED = frozenset({"STREAM_ACCESS_DENIED", "UNAUTHENTICATED", "FORBIDDEN"})
+SERVER_SHUTDOWN = "SERVER_SHUTDOWN"
+"""Announces a close that is followed by a new connection anyway."""
+
+_DENIED = frozenset({"STREAM_ACCESS_DENIED", "UNAUTHENTICATED", "ACCESS_ENDED", "FORBIDDEN"})
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+\Z")
 
 

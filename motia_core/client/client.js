@@ -18,8 +18,10 @@ const FORBIDDEN = 4403;
 const RESTARTING = new Set([1001, 1012]);
 /** A subscription fell behind: the server sends it a fresh `sync` by itself. */
 const SLOW_CONSUMER = "SLOW_CONSUMER";
-/** A subscription ended for a reason that passes: worth another join. */
-const PASSING = new Set(["BACKEND_UNAVAILABLE", "TIMEOUT"]);
+/** Trouble that passes: a join is worth another try, a live subscription goes on by itself. */
+const PASSING = new Set(["BACKEND_UNAVAILABLE", "INTERNAL_ERROR"]);
+/** Announces a close that is followed by a new connection anyway. */
+const SERVER_SHUTDOWN = "SERVER_SHUTDOWN";
 
 /** What went wrong, with the server's code; `data` is all that the server said. */
 export class StreamError extends Error {
@@ -171,14 +173,13 @@ class Channel {
     if (!emit) return;
     this.#listeners.delete(stream);
     emit("status", ["closed", {}]);
-    if (!this.#listeners.size) this.#end(true);
+    if (!this.#listeners.size) this.#end();
   }
 
   /** Ask for the subscription, from where this channel stands. */
   join() {
     clearTimeout(this.#retry);
     this.#joining = true;
-    this.#early = [];
     this.#missed = 0;
     this.#setStatus("open");
     this.#connection.send("join", { ...this.#address(), after: this.position });
@@ -187,6 +188,7 @@ class Channel {
   lost(detail) {
     clearTimeout(this.#retry);
     this.#joining = true;
+    this.#early = [];
     this.#setStatus(this.#everLive ? "reconnecting" : "connecting", detail);
   }
 
@@ -227,6 +229,7 @@ class Channel {
 
   #live(resumed) {
     if (this.status === "live") return;
+    clearTimeout(this.#retry);
     this.#everLive = true;
     this.#connection.healthy();
     this.#setStatus("live", { resumed, missed: resumed ? this.#missed : 0 });
@@ -277,24 +280,25 @@ class Channel {
     this.emit("error", error);
     if (!this.#listeners.size || error.code === SLOW_CONSUMER) return;
     if (!PASSING.has(error.code)) return this.fail();
+    if (!this.#joining) return;
     clearTimeout(this.#retry);
     this.#retry = setTimeout(() => this.#connection.rejoin(this), jitter(MAX_DELAY / 2));
   }
 
-  /** Close every listener; say so to the server only where it does not know. */
+  /** Close every listener. */
   fail() {
     this.status = "closed";
     for (const [stream, emit] of [...this.#listeners]) {
       this.#listeners.delete(stream);
       emit("status", ["closed", {}]);
     }
-    this.#end(false);
+    this.#end();
   }
 
-  #end(tell) {
+  #end() {
     clearTimeout(this.#retry);
     this.status = "closed";
-    if (tell) this.#connection.send("leave", this.#address());
+    this.#connection.send("leave", this.#address());
     this.#connection.remove(this);
   }
 
@@ -443,7 +447,10 @@ class Connection {
       return report("a frame is not JSON", error);
     }
     if (frame?.type === "joined") this.#channels.get(frame.subscriptionId)?.joined(frame.position);
-    else if (frame?.type === "error") this.#emitError((this.#lastError = asError(frame.data)));
+    else if (frame?.type === "error") {
+      this.#lastError = asError(frame.data);
+      if (this.#lastError.code !== SERVER_SHUTDOWN) this.#emitError(this.#lastError);
+    }
     else if (frame?.type === "stream" && frame.event) {
       for (const channel of [...(this.#groups.get(groupKey(frame.streamName, frame.groupId)) ?? [])]) {
         const mine = frame.subscriptionId === undefined ? concerns(frame, channel) : frame.subscriptionId === channel.subscriptionId;

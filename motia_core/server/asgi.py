@@ -201,7 +201,7 @@ async def _refuse(send: Send, code: str, message: str) -> None:
     """An accepted socket that may not stay: an old client crashes on an HTTP error instead."""
     try:
         async with asyncio.timeout(1.0):
-            await send({"type": "websocket.send", "text": error_frame(code, message).text})
+            await send({"type": "websocket.send", "text": error_frame(code, message).texts[0]})
             await send({"type": "websocket.close", "code": CODES[code].close or 1000})
     except Exception:
         log.debug("a refused client was gone already")

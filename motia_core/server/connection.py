@@ -13,8 +13,8 @@ from motia_core.access import Admission
 from motia_core.app import Motia
 from motia_core.definitions import Auth, AuthContext, Subscription
 from motia_core.errors import AccessDenied, BackendError, BackendUnavailable, GroupTooLarge, InvalidName, MotiaError
-from motia_core.hub import Hub, Member
-from motia_core.model import Change, Snapshot
+from motia_core.hub import Hub, Member, Run
+from motia_core.model import Snapshot
 from motia_core.server.codes import CODES
 from motia_core.server.fanout import Fanout
 from motia_core.server.frames import (
@@ -50,11 +50,12 @@ MAX_TIMER = 86_400.0
 class Joined:
     """One subscription of one connection, from its join frame to its leave: the hub's sink for it."""
 
-    __slots__ = ("_connection", "admission", "gone", "hub", "member", "message", "push")
+    __slots__ = ("_connection", "admission", "gone", "hub", "member", "message", "push", "replay")
 
     def __init__(self, connection: Connection, message: Message) -> None:
         self._connection = connection
-        self.push: Callable[[Change], None] = connection.push
+        self.push: Callable[[Run], None] = connection.push
+        self.replay: Callable[[Run], None] = connection.replay
         self.message = message
         self.admission: Admission | None = None
         self.hub: Hub | None = None
@@ -64,7 +65,13 @@ class Joined:
     def sync(self, member: Member, snapshot: Snapshot, reason: str | None) -> None:
         """Hub: a snapshot."""
         self.member = member
+        if reason is not None:
+            self._connection.forget(self.message.stream)
         self._connection.send_frame(_snapshot_frame(self.message, snapshot, reason))
+
+    def trim(self, member: Member, floor: str) -> bool:
+        """Hub: the connection has limits of its own, in what is encoded."""
+        return False
 
     def failed(self, member: Member, error: MotiaError) -> None:
         """Hub: trouble."""
@@ -105,11 +112,10 @@ class Connection:
         self._room.set()
         self._max_changes = limits.send_queue_changes
         self._max_bytes = limits.send_queue_bytes
-        self._last: Change | None = None
+        self._pushed: dict[str, str] = {}
         self._scheduled = False
         self._sending: asyncio.Task[None] | None = None
         self._overflowed = False
-        self._ended = asyncio.Event()
         self._closing: int | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._bad_frames = 0
@@ -126,31 +132,22 @@ class Connection:
         return len(self._joins)
 
     async def run(self, auth: Auth, receive: Receive) -> None:
-        """Serve the client's frames until it is gone or the connection has been ended."""
+        """Serve the client's frames until it is gone; an ended one is gone once its close is sent."""
         self._auth = auth
         self._motia.connections.add(self)
         try:
             if not self._schedule_expiry():
                 self.end("ACCESS_ENDED", "access has expired")
-            ended = asyncio.ensure_future(self._ended.wait())
-            try:
-                while not self._ended.is_set():
-                    receiving = asyncio.ensure_future(receive())
-                    await asyncio.wait({receiving, ended}, return_when=asyncio.FIRST_COMPLETED)
-                    if not receiving.done():
-                        receiving.cancel()
-                        await asyncio.gather(receiving, return_exceptions=True)
-                        break
-                    message = receiving.result()
-                    if message["type"] == "websocket.disconnect":
-                        break
+            while True:
+                message = await receive()
+                if message["type"] == "websocket.disconnect":
+                    break
+                if self._closing is None:
                     self._received(message)
-            finally:
-                ended.cancel()
-            await self._finish()
         finally:
             self._motia.connections.discard(self)
             self._cut()
+            self._lost()
             if self._timer:
                 self._timer.cancel()
             if self._sending:
@@ -167,7 +164,7 @@ class Connection:
             self._cut()
             self._empty()
             self._put(error_frame(code, message))
-            self._ended.set()
+            self._spawn(self._finish())
 
     # -- what comes in ------------------------------------------------------------------
 
@@ -255,20 +252,34 @@ class Connection:
 
     # -- what goes out ------------------------------------------------------------------
 
-    def push(self, change: Change) -> None:
-        """Hub: one change; once per socket, however many of its subscriptions want it."""
-        if change is self._last or self._overflowed:
+    def push(self, run: Run) -> None:
+        """Hub: changes; once per socket, however many of its subscriptions want them."""
+        stream = run.changes[0].stream
+        pushed = self._pushed.get(stream, "")
+        if run.first <= pushed:
+            if run.last <= pushed:
+                return
+            run = Run([change for change in run.changes if change.position > pushed])
+        self._pushed[stream] = run.last
+        self.replay(run)
+
+    def replay(self, run: Run) -> None:
+        """Hub: changes that one subscription missed."""
+        if self._overflowed:
             return
-        self._last = change
-        frame = change_frame(change)
+        frame = change_frame(run)
         self._queue.append(frame)
-        self._bytes += len(frame.payload)
-        self._changes += 1
+        self._bytes += frame.size
+        self._changes += len(run.changes)
         if self._changes > self._max_changes or self._bytes > self._max_bytes:
             self._overflow()
         if not self._scheduled:
             self._scheduled = True
             self._fanout.add(self)
+
+    def forget(self, stream: str) -> None:
+        """What was pushed of a stream no longer counts: its history may be another one now."""
+        self._pushed.pop(stream, None)
 
     def send_frame(self, frame: Frame) -> None:
         """Queue one frame that is no change; nothing once the connection is ending."""
@@ -298,10 +309,11 @@ class Connection:
                     self._recover()
                 if self._queue:
                     frame = self._queue.popleft()
-                    self._bytes -= len(frame.payload)
-                    self._changes -= frame.kind == "change"
-                    async with asyncio.timeout(STALL_LIMIT):
-                        await self._send({"type": "websocket.send", "text": frame.text})
+                    self._bytes -= frame.size
+                    self._changes -= len(frame.payloads) if frame.kind == "change" else 0
+                    for text in frame.texts:
+                        async with asyncio.timeout(STALL_LIMIT):
+                            await self._send({"type": "websocket.send", "text": text})
             self._room.set()
         except TimeoutError:
             log.info("a client took nothing for %g seconds and is dropped", STALL_LIMIT)
@@ -313,7 +325,7 @@ class Connection:
 
     def _put(self, frame: Frame) -> None:
         self._queue.append(frame)
-        self._bytes += len(frame.payload)
+        self._bytes += frame.size
         if self._bytes > self._max_bytes:
             self._room.clear()
         if not self._scheduled:
@@ -338,7 +350,6 @@ class Connection:
 
     def _recover(self) -> None:
         self._overflowed = False
-        self._last = None
         for joined in list(self._joins.values()):
             if joined.member is not None and joined.hub is not None:
                 notice = error_frame("SLOW_CONSUMER", "changes were dropped; a sync follows", joined.message.names)
@@ -350,14 +361,11 @@ class Connection:
         self._closing = self._closing or LOST
         self._overflowed = False
         self._empty()
-        self._ended.set()
         if abort and self._abort is not None:
             self._abort()
 
     async def _finish(self) -> None:
         """Send what `end` left to say, and close."""
-        if self._closing is None or self._closing == LOST:
-            return
         try:
             async with asyncio.timeout(CLOSE_LIMIT):
                 self.flush()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import orjson
 
 from motia_core.errors import InvalidName
+from motia_core.hub import Run
 from motia_core.model import Change, Snapshot
 from motia_core.names import check_id
 
@@ -88,50 +89,49 @@ FrameKind = Literal["change", "sync", "control"]
 
 
 class Frame:
-    """One text frame for any number of sockets: as text for ASGI, as bytes for the wire."""
+    """Text frames for any number of sockets: as texts for ASGI, as bytes for the wire."""
 
-    __slots__ = ("_text", "_wire", "kind", "payload")
+    __slots__ = ("_texts", "_wire", "kind", "payloads", "size")
 
-    def __init__(self, payload: bytes, kind: FrameKind) -> None:
-        self.payload = payload
+    def __init__(self, payloads: list[bytes], kind: FrameKind) -> None:
+        self.payloads = payloads
+        self.size = sum(map(len, payloads))
         self.kind = kind
-        self._text: str | None = None
+        self._texts: list[str] | None = None
         self._wire: bytes | None = None
 
-    def __len__(self) -> int:
-        return len(self.payload)
-
     @property
-    def text(self) -> str:
-        """The payload as text."""
-        if self._text is None:
-            self._text = self.payload.decode()
-        return self._text
+    def texts(self) -> list[str]:
+        """The payloads as text."""
+        if self._texts is None:
+            self._texts = [payload.decode() for payload in self.payloads]
+        return self._texts
 
     @property
     def wire(self) -> bytes:
-        """The frame with its WebSocket header (RFC 6455, 5.2): final, text, not masked."""
+        """The payloads with their WebSocket headers (RFC 6455, 5.2): final, text, not masked."""
         if self._wire is None:
-            size = len(self.payload)
-            if size < 126:
-                header = bytes((0x81, size))
-            elif size < 65_536:
-                header = b"\x81\x7e" + size.to_bytes(2, "big")
-            else:
-                header = b"\x81\x7f" + size.to_bytes(8, "big")
-            self._wire = header + self.payload
+            self._wire = b"".join(part for payload in self.payloads for part in (_header(len(payload)), payload))
         return self._wire
 
 
-def change_frame(change: Change) -> Frame:
-    """The frame of a change, made at its first use and kept with it."""
-    frame = change.frame
+def _header(size: int) -> bytes:
+    if size < 126:
+        return bytes((0x81, size))
+    if size < 65_536:
+        return b"\x81\x7e" + size.to_bytes(2, "big")
+    return b"\x81\x7f" + size.to_bytes(8, "big")
+
+
+def change_frame(run: Run) -> Frame:
+    """The frame of a run of changes, made at its first use and kept with it."""
+    frame = run.frame
     if frame is None:
-        frame = change.frame = _encode_change(change)
+        frame = run.frame = Frame([_encode_change(change) for change in run.changes], "change")
     return frame  # type: ignore[no-any-return]
 
 
-def _encode_change(change: Change) -> Frame:
+def _encode_change(change: Change) -> bytes:
     if change.type == "event":
         event = b'{"type":"event","event":{"type":%b,"data":%b}}' % (
             orjson.dumps(change.event_type),
@@ -151,7 +151,7 @@ def _encode_change(change: Change) -> Frame:
             **extra,
         }
     )
-    return Frame(b'%b,"event":%b}' % (head[:-1], event), "change")
+    return b'%b,"event":%b}' % (head[:-1], event)
 
 
 def sync_frame(stream: str, group: str, id: str | None, snapshot: Snapshot, reason: str | None) -> Frame:
@@ -164,22 +164,26 @@ def sync_frame(stream: str, group: str, id: str | None, snapshot: Snapshot, reas
     if id is not None and snapshot.items:
         extra["version"] = snapshot.items[0].version
     head = orjson.dumps({"type": "stream", "timestamp": snapshot.timestamp, **names_of(stream, group, id), **extra})
-    return Frame(b'%b,"event":{"type":"sync","data":%b}}' % (head[:-1], data), "sync")
+    return Frame([b'%b,"event":{"type":"sync","data":%b}}' % (head[:-1], data)], "sync")
 
 
 def joined_frame(subscription_id: str, position: str) -> Frame:
     """The acknowledgement of a join that asked for one."""
-    return Frame(orjson.dumps({"type": "joined", "subscriptionId": subscription_id, "position": position}), "control")
+    return _control({"type": "joined", "subscriptionId": subscription_id, "position": position})
 
 
 def error_frame(code: str, message: str, names: dict[str, Any] | None = None) -> Frame:
     """An error: of one subscription if ``names`` are given, else of the connection."""
     data = {"code": code, "message": message}
     if names is None:
-        return Frame(orjson.dumps({"type": "error", "data": data}), "control")
+        return _control({"type": "error", "data": data})
     # Published clients keep the greatest timestamp they met: an error must not move it.
     event = {"type": "error", "data": data}
-    return Frame(orjson.dumps({"type": "stream", "timestamp": 0, **names, "event": event}), "control")
+    return _control({"type": "stream", "timestamp": 0, **names, "event": event})
+
+
+def _control(frame: dict[str, Any]) -> Frame:
+    return Frame([orjson.dumps(frame)], "control")
 
 
 def _with_id(id: str, json: bytes) -> bytes:

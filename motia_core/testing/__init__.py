@@ -10,6 +10,7 @@ and a fixture ``harness`` that yields your `Harness`.
 from motia_core.testing.data import Data as TestData
 from motia_core.testing.harness import Cannot, Harness, Reader, World, eventually, read_log
 from motia_core.testing.history import check_history
+from motia_core.testing.machine import Machine as TestMachine
 from motia_core.testing.order import Order as TestOrder
 from motia_core.testing.subscribers import Resilience as TestResilience
 from motia_core.testing.subscribers import Subscribers as TestSubscribers
@@ -19,6 +20,7 @@ __all__ = [
     "Harness",
     "Reader",
     "TestData",
+    "TestMachine",
     "TestOrder",
     "TestResilience",
     "TestSubscribers",

@@ -8,9 +8,11 @@ lacks raise `Cannot`, and the tests that need them are skipped with that reason.
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any
 
@@ -20,8 +22,25 @@ from motia_core.model import Change, StreamSpec
 from motia_core.schema import compile_schema
 from motia_core.streams import Stream
 
-DEADLINE = 30.0
-"""Seconds after which a test that waits for a condition has failed."""
+DEADLINE = float(os.environ.get("MOTIA_TEST_DEADLINE", "30"))
+"""Seconds after which a test that waits for a condition has failed (``MOTIA_TEST_DEADLINE``)."""
+
+
+def bounded(suite: type) -> type:
+    """Bound every test of a class in time: a backend that hangs fails, and the next test runs."""
+    for name, test in list(vars(suite).items()):
+        if name.startswith("test_"):
+            setattr(suite, name, _bounded(test))
+    return suite
+
+
+def _bounded(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+    @functools.wraps(test)
+    async def run(*arguments: Any, **options: Any) -> None:
+        async with asyncio.timeout(max(4 * DEADLINE, 4.0)):
+            await test(*arguments, **options)
+
+    return run
 
 
 class Cannot(Exception):
@@ -38,10 +57,10 @@ class Harness(ABC):
     def make(self, settings: StorageSettings) -> Adapter:
         """A new adapter on the store, not open: each plays another process."""
 
-    async def start(self) -> None:
+    async def start(self) -> None:  # noqa: B027 (most need nothing)
         """Make the store ready."""
 
-    async def stop(self) -> None:
+    async def stop(self) -> None:  # noqa: B027
         """Take it away again."""
 
     async def restart(self) -> None:
@@ -59,6 +78,10 @@ class Harness(ABC):
     async def restore(self, backup: Any) -> None:
         """Put an earlier copy back. No adapter is open."""
         raise Cannot("this store cannot be restored by its harness")
+
+    async def lose_reply(self) -> None:
+        """Let the next write happen and its reply be lost on the way, as a broken connection does."""
+        raise Cannot("no reply of this store can be lost")
 
     def hold(self, settings: StorageSettings, stream: StreamSpec) -> AbstractAsyncContextManager[None]:
         """Keep a write open that has begun and not committed, until the block ends; then it commits."""
@@ -128,8 +151,9 @@ class World:
 
     async def end(self) -> None:
         """Close everything."""
-        await asyncio.gather(*(hub.close() for hub in self._hubs))
-        await asyncio.gather(*(adapter.close() for adapter in self._adapters))
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.gather(*(hub.close() for hub in self._hubs))
+            await asyncio.gather(*(adapter.close() for adapter in self._adapters))
         self._adapters.clear()
         self._hubs.clear()
 
@@ -149,7 +173,7 @@ async def read_log(adapter: Adapter, stream: StreamSpec, after: str, *, until: s
 class Reader:
     """Reads an asynchronous generator in the background, so that a test can wait for what it wants."""
 
-    def __init__(self, source: AsyncGenerator[Any, None]) -> None:
+    def __init__(self, source: Any) -> None:
         self.seen: list[Any] = []
         self._source = source
         self._news = asyncio.Condition()
@@ -193,7 +217,7 @@ async def eventually(check: Callable[[], Coroutine[Any, Any, bool]], what: str) 
     """Wait until ``check`` is true; fail with ``what`` after the deadline."""
     try:
         async with asyncio.timeout(DEADLINE):
-            while not await check():
+            while not await check():  # noqa: ASYNC110 (what is awaited is outside this process)
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"waited {DEADLINE} s in vain for: {what}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import aclosing
 from itertools import pairwise
 from typing import Any
@@ -12,12 +13,13 @@ import pytest
 from motia_core.adapter import Retention
 from motia_core.errors import PositionExpired, UnsupportedCapability
 from motia_core.model import StreamSpec
-from motia_core.testing.harness import DEADLINE, Cannot, Reader, World, eventually, read_log
+from motia_core.testing.harness import DEADLINE, Cannot, Reader, World, bounded, eventually, read_log
 from motia_core.testing.history import check_history
 
 SPEC = StreamSpec("documents")
 
 
+@bounded
 class Order:
     """The log, positions, timestamps, retention (SEMANTICS B)."""
 
@@ -47,7 +49,7 @@ class Order:
         head = await docs.hub.adapter.head(SPEC)
 
         async def write(number: int) -> None:
-            for turn in range(10):
+            for turn in range(500):
                 await docs.set("g", f"{number}", {"turn": turn})
 
         tasks = [asyncio.create_task(write(number)) for number in range(12)]
@@ -75,6 +77,10 @@ class Order:
                 await docs.set("g", f"{turn % 3}", {"by": number, "turn": turn})
                 if turn % 10 == 9:
                     await docs.delete("g", f"{turn % 3}")
+                if turn % 10 == 5 and docs.capabilities.batch:
+                    async with docs.batch() as batch:
+                        for item in range(3):
+                            batch.set("g", f"{item}", {"by": number, "turn": turn})
 
         await asyncio.gather(*(write(number) for number in range(6)))
         last = await writers[0].set("g", "last", {})
@@ -171,7 +177,7 @@ class Order:
         await reader.count(1)
         for number in range(20):
             result = await mine.set("g", "x", {"n": number})
-            await reader.until(lambda seen, result=result: seen[-1].position == result.position)
+            await reader.until(_ends_at(result.position))
             assert await theirs.get("g", "x") == {"n": number}
         assert len(reader.seen) == 21
         await reader.stop()
@@ -429,6 +435,10 @@ class Order:
         with pytest.raises(UnsupportedCapability):
             async with aclosing(adapter.watch(spec, await adapter.head(spec))) as batches:
                 await anext(batches)
+
+
+def _ends_at(position: str) -> Callable[[list[Any]], bool]:
+    return lambda seen: bool(seen) and seen[-1].position == position
 
 
 def _ahead(position: str) -> str:

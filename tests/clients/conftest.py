@@ -19,16 +19,17 @@ import motia_core.client
 
 from .followers import Clients, Node, PythonClients
 from .scripted import Scripted
-from .standin import Server
+from .serving import Server
 
 HERE = Path(__file__).parent
 CLIENT_JS = Path(motia_core.client.__file__).with_name("client.js")
 
 
 @pytest.fixture
-async def server() -> AsyncIterator[Server]:
-    running = Server()
-    await running.start()
+async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    """The real server, on SQLite."""
+    running = Server(tmp_path, monkeypatch)
+    await running.open()
     yield running
     await running.aclose()
 
@@ -54,13 +55,11 @@ def node_command() -> list[str]:
     return [node] if major >= 22 else [node, "--experimental-websocket", "--no-warnings"]
 
 
-@pytest.fixture(scope="session")
-def node_modules() -> Path:
-    """What package.json asks for, installed once for each version of it, outside the project."""
+def install(wanted: Path) -> Path:
+    """The ``node_modules`` of a package.json, installed once for each version of it, outside the project."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is not installed")
-    wanted = HERE / "package.json"
     folder = Path(tempfile.gettempdir()) / f"motia-core-npm-{hashlib.sha256(wanted.read_bytes()).hexdigest()[:16]}"
     if not folder.exists():
         with tempfile.TemporaryDirectory(dir=folder.parent, ignore_cleanup_errors=True) as fresh:
@@ -73,6 +72,18 @@ def node_modules() -> Path:
             with suppress(OSError):  # Another process was first.
                 Path(fresh).rename(folder)
     return folder / "node_modules"
+
+
+@pytest.fixture(scope="session")
+def node_modules() -> Path:
+    """What the tests of client.js need of npm."""
+    return install(HERE / "package.json")
+
+
+@pytest.fixture(scope="session")
+def published_modules() -> Path:
+    """The published Motia client."""
+    return install(HERE / "published" / "package.json")
 
 
 @pytest.fixture

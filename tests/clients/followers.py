@@ -140,19 +140,55 @@ class NodeFollower(Follower):
         await self.status("closed", before)
 
 
-class Node(Clients):
-    """One Node process with client.js."""
+class Process:
+    """A Node process that takes commands and gives records, as JSON lines."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.console = Follower()
-        self._followers: dict[str, NodeFollower] = {}
-        self._names = itertools.count(1)
+        self.followers: dict[str, Follower] = {}
         self._reader = asyncio.create_task(self._read())
+
+    async def command(self, command: Record) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(command).encode() + b"\n")
+        await self.process.stdin.drain()
+
+    async def ended(self) -> int:
+        """Wait for the end of the process; its exit code."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            async with asyncio.timeout(DEADLINE):
+                code = await self.process.wait()
+                await self._reader
+        finally:
+            if self.process.returncode is None:
+                self.process.kill()
+                await self.process.wait()
+            self._reader.cancel()
+        return code
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            record = json.loads(line)
+            change = record.get("change")
+            if change is not None:
+                record["change"] = {_snake(key): value for key, value in change.items()}
+            self.followers.get(record.pop("as", ""), self.console).add(record)
+
+
+class Node(Process, Clients):
+    """One Node process with client.js."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        super().__init__(process)
+        self._names = itertools.count(1)
 
     async def open(self, stream: str, *, custom: tuple[str, ...] = (), **options: Any) -> NodeFollower:
         follower = NodeFollower(self, f"stream-{next(self._names)}")
-        self._followers[follower.name] = follower
+        self.followers[follower.name] = follower
         command: Record = {"stream": stream, "custom": custom}
         if "tokens" in options:
             command["tokens"] = options.pop("tokens")
@@ -162,36 +198,12 @@ class Node(Clients):
         await follower.command("open", options=renamed, **command)
         return follower
 
-    async def command(self, command: Record) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(command).encode() + b"\n")
-        await self.process.stdin.drain()
-
-    async def _read(self) -> None:
-        assert self.process.stdout is not None
-        async for line in self.process.stdout:
-            record = json.loads(line)
-            change = record.get("change")
-            if change is not None:
-                record["change"] = {_snake(key): value for key, value in change.items()}
-            self._followers.get(record.pop("as", ""), self.console).add(record)
-
     async def aclose(self) -> None:
         """Close every stream; a client that leaves nothing behind lets the process end by itself."""
-        assert self.process.stdin is not None
-        for follower in self._followers.values():
+        for follower in self.followers.values():
             if not any(r["name"] == "threw" or r.get("status") == "closed" for r in follower.records):
                 await follower.close()
-        self.process.stdin.close()
-        try:
-            async with asyncio.timeout(DEADLINE):
-                assert await self.process.wait() == 0
-                await self._reader
-        finally:
-            if self.process.returncode is None:
-                self.process.kill()
-                await self.process.wait()
-            self._reader.cancel()
+        assert await self.ended() == 0
 
 
 def _snake(name: str) -> str:

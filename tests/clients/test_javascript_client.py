@@ -119,12 +119,25 @@ async def test_a_live_change_ahead_of_the_answer_is_not_taken_for_it(scripted: S
     await group.at("p101")
 
 
+async def test_what_came_before_a_join_was_made_again_still_counts(scripted: Scripted, node: Node) -> None:
+    """A socket gets each change once: what it got for the group is not sent again for the item."""
+    group, peer = await begin(scripted, node)
+    item = await node.open("documents", group_id="w1", id="a", url=scripted.url)
+    await peer.receive()
+    await peer.send(error("BACKEND_UNAVAILABLE", id="a"), write("p101", "update", "a", n=2))
+    again = await peer.receive()
+    await peer.send(joined(again, "p101"))
+    await item.at("p101")
+    await group.at("p101")
+
+
 async def test_an_error_ends_only_its_own_stream(scripted: Scripted, node: Node) -> None:
     group, peer = await begin(scripted, node)
     item = await node.open("documents", group_id="w1", id="a", url=scripted.url)
     await peer.receive()
     await peer.send(error("STREAM_ACCESS_DENIED", id="a"), write("p101", "create", "c"))
     await item.status("closed")
+    assert (await peer.receive("leave"))["id"] == "a"
     await group.at("p101")
     await peer.close(1011)
     peer = await scripted.accept()

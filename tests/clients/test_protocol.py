@@ -74,14 +74,39 @@ async def test_a_quiet_stream_moves_on(scripted: Scripted, clients: Clients) -> 
     assert (await (await scripted.accept()).receive())["after"] == "p600"
 
 
-async def test_an_outage_behind_the_server_is_waited_out(scripted: Scripted, clients: Clients) -> None:
-    follower, peer, join = await begin(scripted, clients)
-    await peer.send(write("p101", "create", "a"), error("BACKEND_UNAVAILABLE"))
+@pytest.mark.parametrize("code", ["BACKEND_UNAVAILABLE", "INTERNAL_ERROR"])
+async def test_a_join_that_failed_for_now_is_made_again(scripted: Scripted, clients: Clients, code: str) -> None:
+    follower, peer, first = await begin(scripted, clients)
+    await peer.send(write("p101", "create", "a"))
+    await follower.at("p101")
+    await peer.close(1012)
+    peer = await scripted.accept()
+    await peer.receive()
+    await peer.send(error(code))
     again = await peer.receive()
-    assert again == {**join, "after": "p101"}
-    await peer.send(joined(again, "p101"), write("p102", "update", "a"))
+    assert again == {**first, "after": "p101"}
+    await peer.send(write("p102", "update", "a"), joined(again, "p102"))
     await follower.at("p102")
-    assert scripted.accepted == 1
+    assert scripted.accepted == 2
+
+
+async def test_an_outage_behind_a_live_subscription_is_only_told(scripted: Scripted, clients: Clients) -> None:
+    follower, peer, _ = await begin(scripted, clients)
+    seen = len(follower.records)
+    await peer.send(error("BACKEND_UNAVAILABLE"), write("p101", "create", "a"))
+    await follower.at("p101")
+    assert (await follower.named("error"))["code"] == "BACKEND_UNAVAILABLE"
+    await peer.close(1011)
+    assert (await (await scripted.accept()).receive())["after"] == "p101"
+    assert not any(record.get("status") in ("open", "closed") for record in follower.records[seen:-2])
+
+
+async def test_a_restart_that_is_announced_is_no_error(scripted: Scripted, clients: Clients) -> None:
+    follower, peer, _ = await begin(scripted, clients)
+    await peer.send({"type": "error", "data": {"code": "SERVER_SHUTDOWN", "message": "going down"}})
+    await peer.close(1012)
+    await (await scripted.accept()).receive()
+    assert not any(record["name"] == "error" for record in follower.records)
 
 
 async def test_an_ended_admission_ends_the_stream(scripted: Scripted, clients: Clients) -> None:
@@ -133,7 +158,7 @@ async def test_some_close_codes_are_the_end(scripted: Scripted, clients: Clients
     assert scripted.accepted == 1
 
 
-@pytest.mark.parametrize("token", ["two words", "a/b=c?&", "naïve", '"quoted"', "Authorization"])
+@pytest.mark.parametrize("token", ["two words", "a/b=c?&", "naïve", '"quoted"', "Authorization", "two\r\nlines: 1"])
 async def test_any_token_arrives(scripted: Scripted, clients: Clients, token: str) -> None:
     _, peer, _ = await begin(scripted, clients, token=token)
     assert peer.token() == token

@@ -30,6 +30,9 @@ class Memory(Harness):
     async def wipe(self) -> None:
         self.store.wipe()
 
+    async def lose_reply(self) -> None:
+        self.store.lose_replies = 1
+
 
 class SQLite(Harness):
     name = "sqlite"

@@ -19,6 +19,8 @@ from motia_core.errors import BackendError, BackendUnavailable, MotiaError
 MAX_JOBS = 256
 """Reads that share one transaction, at most."""
 _IDLE = 1.0  # seconds between two looks whether the program has ended without closing us
+_CALM = 5.0  # seconds without a write of somebody else after which it is looked for less often
+_CALM_INTERVAL = 0.02
 _VERIFY = 0.25  # seconds after which the head is read even if nothing seems to have happened
 
 Result = TypeVar("Result")
@@ -63,6 +65,7 @@ class Reader(threading.Thread):
         self._view: View | None = None
         self._generation = 0
         self._polled = 0.0
+        self._moved_at = 0.0
         self._verified = 0.0
         self._data_version = -1
         self._stopped = False
@@ -86,8 +89,9 @@ class Reader(threading.Thread):
         running = True
         while running:
             jobs: list[_Job] = []
+            interval = self._until_poll()
             try:
-                item = queue.get(timeout=_IDLE if self.known is None else self._interval)
+                item = queue.get(timeout=interval)
                 while True:
                     if item is None:
                         running = False
@@ -101,9 +105,15 @@ class Reader(threading.Thread):
                     running = False
             if jobs:
                 self._serve([job for job in jobs if not job.future.cancelled()])
-            if self.known is not None and running and time.monotonic() - self._polled >= self._interval:
+            if self.known is not None and running and time.monotonic() - self._polled >= interval:
                 self._poll()
         self._post(self._ended)
+
+    def _until_poll(self) -> float:
+        if self.known is None:
+            return _IDLE
+        calm = time.monotonic() - self._moved_at > _CALM
+        return max(self._interval, _CALM_INTERVAL) if calm else self._interval
 
     def _post(self, callback: Callable[..., None], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):
@@ -175,6 +185,7 @@ class Reader(threading.Thread):
             self._post(self._moved, self._explain(error))
             return
         if found != self.known:
+            self._moved_at = now
             self._post(self._moved, None)
 
     def _explain(self, cause: Exception) -> BackendError:

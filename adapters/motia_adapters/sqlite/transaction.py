@@ -28,7 +28,9 @@ _STEP: Final = 0.001  # ms between two timestamps of one moment; doubles resolve
 _SIZES: Final = (64, 32, 16, 8, 4, 2, 1)
 
 EXPIRED: Final = (
-    "FROM motia_items AS item JOIN motia_streams ON motia_streams.id = stream WHERE expires <= ? AND namespace = ?"
+    # Left to itself, SQLite may walk through all items of the namespace's streams.
+    "FROM motia_items AS item INDEXED BY motia_items_expires CROSS JOIN motia_streams ON motia_streams.id = stream"
+    " WHERE expires <= ? AND namespace = ?"
 )
 """Items of a namespace whose deadline has passed: what follows SELECT and its columns."""
 

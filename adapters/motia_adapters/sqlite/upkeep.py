@@ -14,7 +14,7 @@ from motia_core.adapter import Retention
 INTERVAL = 1.0
 """Seconds between two rounds."""
 PORTION = 500
-"""Rows that one transaction of upkeep deletes, so that writes do not wait for it."""
+"""Rows that one transaction of upkeep deletes (of the log, up to four times as many), so that writes hardly wait."""
 _LARGE_WAL = 64 * 2**20
 _SETTLE = 10.0  # seconds after which also a small excess is trimmed
 
@@ -28,12 +28,14 @@ class Trimmer:
         self._slack = (retention.count or 0) // 20
         self._added: dict[int, int] = {}
         self._trimmed: dict[int, float] = {}
+        self._cuts: dict[int, int] = {}
         self._next_aging = 0.0
 
     def restart(self) -> None:
         """Forget what was counted: another file may lie at the path."""
         self._added.clear()
         self._trimmed.clear()
+        self._cuts.clear()
         self._next_aging = 0.0
 
     def count(self, log: Iterable[LogRow]) -> None:
@@ -65,16 +67,22 @@ class Trimmer:
 
         Inside a write transaction.
         """
-        cut = self._cut(connection, stream)
+        fresh = stream not in self._cuts
+        cut = self._cuts[stream] = self._cut(connection, stream) if fresh else self._cuts[stream]
+        # Under a load that never pauses, a portion must outweigh what is logged until the next.
+        portion = min(max(PORTION, self._added.get(stream, 0) // 10), 4 * PORTION)
         (last, found) = connection.execute(
             "SELECT max(seq), count(*) FROM"
             " (SELECT seq FROM motia_log WHERE stream = ? AND seq <= ? ORDER BY seq LIMIT ?)",
-            (stream, cut, PORTION),
+            (stream, cut, portion),
         ).fetchone()
         if found:
             connection.execute("UPDATE motia_streams SET floor = max(floor, ?) WHERE id = ?", (last, stream))
             connection.execute("DELETE FROM motia_log WHERE stream = ? AND seq <= ?", (stream, last))
-        if found == PORTION:
+        if found == portion:
+            return True
+        del self._cuts[stream]
+        if not fresh:  # there may be more by now
             return True
         self._added.pop(stream, None)
         self._trimmed[stream] = time.monotonic()

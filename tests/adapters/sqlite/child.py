@@ -90,7 +90,7 @@ async def main() -> None:
     path, what, *amount = sys.argv[1:]
     adapter = SqliteAdapter(StorageSettings("default", timeout=30), SqliteOptions(path=path))
     await adapter.open()
-    if what == "forget":
+    if what in ("forget", "abandon"):
         await adapter.write(DOCS, [Write("set", "g", "i", b"{}")])
         return
     try:
@@ -99,4 +99,8 @@ async def main() -> None:
         await adapter.close()
 
 
-asyncio.run(main())
+if sys.argv[2] == "abandon":  # the loop is not even closed
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+else:
+    asyncio.run(main())

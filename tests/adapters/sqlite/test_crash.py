@@ -62,6 +62,7 @@ async def test_a_full_disk_refuses_writes_loses_nothing_and_heals(bench: Any, wo
     assert found - {refused[0][1]} == set(written)
 
 
-def test_a_program_that_forgets_to_close_still_ends(child: Start, words: Any) -> None:
-    process = child("forget")
+@pytest.mark.parametrize("how", ["forget", "abandon"])
+def test_a_program_that_forgets_to_close_still_ends(child: Start, words: Any, how: str) -> None:
+    process = child(how)
     assert process.wait(words.DEADLINE) == 0

@@ -30,7 +30,7 @@ from motia_core.errors import BackendError, BackendUnavailable
 )
 def test_urls(url: str, options: dict[str, Any]) -> None:
     parsed = SqliteOptions(**options_from_url(url))
-    assert {key: getattr(parsed, key) for key in options} == options
+    assert {key: value for key, value in parsed.model_dump(mode="json").items() if key in options} == options
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,21 @@ async def test_a_replaced_file_is_used_and_its_watches_expire(bench: Any, words:
     assert isinstance(await bench.refused(adapter, first.position).failed(), PositionExpired)
 
 
+async def test_a_file_replaced_while_a_write_waits_for_a_lock(bench: Any, words: Any, plain: Any) -> None:
+    other = await bench.open(bench.path.with_name("other.db"))
+    await words.write(other, words.put("g", "other", {}))
+    await other.close()
+    adapter = await bench.open(timeout=30.0)
+    holder = plain()
+    holder.execute("BEGIN IMMEDIATE")
+    waiting = asyncio.create_task(words.write(adapter, words.put("g", "i", {})))
+    await asyncio.sleep(0.1)  # lets the writer thread begin to wait; right either way
+    os.replace(bench.path.with_name("other.db"), bench.path)
+    holder.execute("ROLLBACK")
+    await waiting
+    assert plain().execute("SELECT id FROM motia_items ORDER BY id").fetchall() == [("i",), ("other",)]
+
+
 @pytest.mark.parametrize("folder", [False, True])
 async def test_a_removed_file_is_made_anew(bench: Any, words: Any, tmp_path: Path, folder: bool) -> None:
     path = tmp_path / "data" / "deep" / "streams.db"

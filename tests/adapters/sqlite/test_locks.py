@@ -55,6 +55,26 @@ async def test_a_lock_that_is_held_too_long_fails_the_write_and_nothing_is_writt
     assert (await words.write(adapter, words.put("g", "0", {}))).type == "create"
 
 
+async def test_each_call_waits_for_its_own_timeout(bench: Any, words: Any, plain: Any) -> None:
+    adapter = await bench.open(timeout=2.0)
+    holder = plain()
+    holder.execute("BEGIN IMMEDIATE")
+    first, second, third = [
+        asyncio.create_task(later(delay, words.write(adapter, words.put("g", str(delay), {}))))
+        for delay in (0, 0.2, 1.7)
+    ]
+    for task in (first, second):
+        with pytest.raises(BackendUnavailable):
+            await asyncio.wait_for(task, words.DEADLINE)
+    holder.execute("ROLLBACK")
+    assert (await third).id == "1.7"
+
+
+async def later(delay: float, call: Any) -> Any:
+    await asyncio.sleep(delay)
+    return await call
+
+
 async def test_opening_a_locked_file_fails_in_time_and_works_later(bench: Any, words: Any, plain: Any) -> None:
     await (await bench.open()).close()
     holder = plain()

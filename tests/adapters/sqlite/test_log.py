@@ -109,6 +109,61 @@ async def test_watches_during_trims_see_all_or_are_told(bench: Any, words: Any) 
         assert seen
 
 
+async def test_a_trim_past_a_live_watch_is_told(bench: Any, words: Any, plain: Any) -> None:
+    """Somebody writes ten changes and trims five of them before the watch could look."""
+    adapter = await bench.open()
+    await words.write(adapter, words.put("g", "i", {}))
+    watching = await bench.watch(adapter)
+    other = plain()
+    other.execute("BEGIN IMMEDIATE")
+    (head,) = other.execute("SELECT seq FROM motia_clock").fetchone()
+    for seq in range(head + 6, head + 11):
+        other.execute(
+            "INSERT INTO motia_log SELECT ?, stream, type, grp, id, json, ts + ?, NULL FROM motia_log WHERE seq = ?",
+            (seq, seq - head, head),
+        )
+    other.execute("UPDATE motia_streams SET floor = ?", (head + 5,))
+    other.execute("UPDATE motia_clock SET seq = ?, ts = ts + 10", (head + 10,))
+    other.execute("COMMIT")
+    error = await watching.failed()
+    assert isinstance(error, PositionExpired)
+    assert watching.changes == []
+    assert len((await bench.watch(adapter, error.floor)).changes) == 5
+
+
+async def test_a_watch_of_another_stream_that_joins_while_the_log_is_read(
+    bench: Any, words: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from motia_adapters.sqlite import queries
+
+    monkeypatch.setattr(queries, "PAGE", 2)
+    one, two = await bench.open(), await bench.open()
+    other = StreamSpec("other")
+    done = False
+
+    async def produce() -> None:
+        number = 0
+        while not done:
+            await words.write(one, words.put("g", "i", {"n": number}))
+            await words.write(one, words.put("g", "i", {"n": number}), other)
+            number += 1
+
+    producer = asyncio.create_task(produce())
+    await bench.watch(two)
+    position = await two.head(other)
+    for _ in range(100):
+        seen: list[int] = []
+        async with contextlib.aclosing(two.watch(other, position)) as watch:
+            position = await two.head(other)  # old enough for two pages when it is used
+            async for batch in watch:
+                seen += [change.data["n"] for change in batch.changes]
+                if len(seen) > 20:
+                    break
+        assert seen == list(range(seen[0], seen[0] + len(seen)))
+    done = True
+    await producer
+
+
 async def test_a_watch_that_stands_still_takes_bounded_memory_and_misses_nothing(bench: Any, words: Any) -> None:
     from motia_adapters.sqlite.tail import MAX_INBOX
 
@@ -183,6 +238,23 @@ async def test_an_expired_item_is_deleted_in_the_log_by_the_sweeper(bench: Any, 
     ]
 
 
+async def test_each_namespace_has_its_own_upkeep(bench: Any, words: Any, plain: Any) -> None:
+    one = await bench.open(namespace="one", retention=Retention(count=1))
+    two = await bench.open(namespace="two")
+    for n in range(5):
+        await words.write(two, words.put("two", str(n), {}, ttl=0.01))
+    await two.close()
+    for n in range(5):
+        await words.write(one, words.put("one", str(n), {}, ttl=0.01))
+
+    async def kept() -> bool:
+        logged = plain().execute("SELECT grp FROM motia_log ORDER BY seq").fetchall()
+        return bool(logged == [("two",)] * 5 + [("one",)])
+
+    await eventually(words, kept)
+    assert plain().execute("SELECT grp FROM motia_items").fetchall() == [("two",)] * 5
+
+
 @pytest.mark.parametrize("kind", ["set", "update", "delete"])
 async def test_writing_over_an_expired_item_logs_its_delete_first(
     bench: Any, words: Any, kind: str, monkeypatch: pytest.MonkeyPatch
@@ -199,6 +271,9 @@ async def test_writing_over_an_expired_item_logs_its_delete_first(
 
     await eventually(words, gone)
     assert await adapter.list_groups(words.DOCS, after=None, limit=None) == []
+    assert await adapter.list(words.DOCS, "g", after=None, limit=None) == []
+    assert (await adapter.snapshot(words.DOCS, "g", None, limit=None)).items == ()
+    assert (await adapter.snapshot(words.DOCS, "g", "i", limit=None)).items == ()
     over = {
         "set": words.put("g", "i", {"n": 2}, expect=ABSENT),
         "update": words.change("g", "i", {"type": "increment", "path": "n", "by": 5}),

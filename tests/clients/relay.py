@@ -1,0 +1,64 @@
+"""A TCP relay between a client and a server."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+
+class Relay:
+    """A TCP relay at a port that stays: connections can be cut at will."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.target = 0
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def start(self, *, clock_behind: float = 0.0) -> None:
+        """Begin, or begin again, perhaps on a machine whose clock is behind (seconds).
+
+        Here no clock is asked, so that makes no difference; nor may it to a real server.
+        """
+        self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def stop_listening(self) -> None:
+        if self._server:
+            self._server.close()
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def aclose(self) -> None:
+        await self.stop_listening()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.target)
+        except OSError:
+            writer.transport.abort()
+            return
+        ends = {writer, up_writer}
+        self._writers |= ends
+        try:
+            await asyncio.gather(_copy(reader, up_writer), _copy(up_reader, writer))
+        finally:
+            self._writers -= ends
+            for end in ends:
+                end.transport.abort()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()

@@ -1,0 +1,60 @@
+"""The suite on faulty adapters; `test_faults.py` runs it and judges what failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from motia_core.adapter import Adapter, StorageSettings
+from motia_core.memory import MemoryStore
+from motia_core.testing import Harness, World
+from motia_core.testing.faults import FAULTS
+
+CHOSEN = os.environ.get("MOTIA_FAULTS", "").split(",")
+FAILED: dict[str, list[str]] = {name: [] for name in CHOSEN if name}
+
+
+class Faulty(Harness):
+    def __init__(self, name: str) -> None:
+        self.fault = FAULTS[name]
+        self.store = MemoryStore()
+
+    def make(self, settings: StorageSettings) -> Adapter:
+        return self.fault.make(settings, self.store)
+
+    async def wipe(self) -> None:
+        self.store.wipe()
+
+    async def lose_reply(self) -> None:
+        self.store.lose_replies = 1
+
+
+@pytest.fixture(params=[name for name in CHOSEN if name])
+async def harness(request: pytest.FixtureRequest) -> Harness:
+    return Faulty(request.param)
+
+
+@pytest.fixture
+async def world(harness: Harness) -> AsyncGenerator[World, None]:
+    world = World(harness)
+    yield world
+    await world.end()
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    if report.failed:
+        name = report.nodeid.partition("[")[2]
+        for fault in FAILED:
+            if re.match(re.escape(fault) + r"[\]-]", name):
+                FAILED[fault].append(report.nodeid)
+
+
+def pytest_sessionfinish() -> None:
+    if "MOTIA_FAULTS_REPORT" in os.environ:
+        Path(os.environ["MOTIA_FAULTS_REPORT"]).write_text(json.dumps(FAILED))
