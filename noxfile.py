@@ -12,6 +12,8 @@ import nox
 HERE = Path(__file__).parent
 PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text())
 BACKENDS = ["memory", "sqlite"]
+NO_TESTS = 5
+"""What pytest returns when it finds nothing to run."""
 INSTALL = ("--editable", ".[all,testing]", "--group", "test")
 
 nox.options.sessions = ["lint", "typing", "tests", "build"]
@@ -145,3 +147,10 @@ def bench(session: nox.Session) -> None:
             external=True,
         )
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+def chaos(session: nox.Session) -> None:
+    """The long form of the fault tests: those marked ``chaos``, which other sessions leave out."""
+    install(session, *INSTALL)
+    session.run("python", "-m", "pytest", "-m", "chaos", "-s", *session.posargs, success_codes=[0, NO_TESTS])

@@ -220,9 +220,9 @@ def _decoded(name: str, text: str) -> Any:
 
 
 def _put(source: Source, path: Path_, name: str, value: Any) -> None:
-    table = source.data
+    table: dict[str, Any] = source.data
     for depth, key in enumerate(path[:-1], 1):
-        inner = table.setdefault(key, {})
+        inner: Any = table.setdefault(key, {})
         if isinstance(inner, str) and path[0] == "storage" and depth == 2:
             inner = table[key] = {"url": inner}
         if not isinstance(inner, dict):
