@@ -127,7 +127,7 @@ def contrib(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Write the generated pages of the reference."""
-    install(session, "--editable", ".")
+    install(session, "--editable", ".[server]")
     session.run("python", "scripts/generate_docs.py", *session.posargs)
 
 

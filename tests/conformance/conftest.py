@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -91,3 +94,21 @@ async def world(harness: Harness) -> AsyncGenerator[World, None]:
     world = World(harness)
     yield world
     await world.end()
+
+
+RESULTS: dict[str, dict[str, dict[str, int]]] = {}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count outcomes by backend and letter, for the matrix."""
+    found = re.search(r"::test_([A-F])\d+_\w+\[(\w+)", report.nodeid)
+    if found and "tests/conformance" in report.nodeid and (report.when == "call" or report.outcome == "skipped"):
+        letters = RESULTS.setdefault(found[2], {})
+        counts = letters.setdefault(found[1], {"passed": 0, "failed": 0, "skipped": 0})
+        counts[report.outcome] += 1
+
+
+def pytest_sessionfinish() -> None:
+    """Write the counts where ``MOTIA_CONFORMANCE_REPORT`` says."""
+    if "MOTIA_CONFORMANCE_REPORT" in os.environ and RESULTS:
+        Path(os.environ["MOTIA_CONFORMANCE_REPORT"]).write_text(json.dumps(RESULTS, indent=2, sort_keys=True) + "\n")
