@@ -56,7 +56,7 @@ class Sink(Protocol):
 
     def push(self, run: Run) -> None:
         """Take changes as they happen. A sink with several members gets what more than one
-        of them wants more than once, and the greater position last."""
+        of them wants more than once; what it did not get before has a greater position than all it got."""
 
     def replay(self, run: Run) -> None:
         """Take changes that a member missed, when it resumes."""
@@ -256,14 +256,26 @@ class Hub:
         """To the group's subscribers all of it, to each item's what is about the item (C3)."""
         members = self._members
         whole = members.get((group, None))
+        if len(members) == (1 if whole else 0):
+            if whole:
+                _deliver(whole, Run(changes))
+            return
+        first, last = changes[0].position, changes[-1].position
+        if whole and any(first <= member.position < last for member in whole):
+            # One that gets only the rest of the run would be ahead of its sink's other members.
+            for change in changes:
+                self._push_mixed(group, whole, [change])
+        else:
+            self._push_mixed(group, whole, changes)
+
+    def _push_mixed(self, group: str, whole: Iterable[Member] | None, changes: list[Change]) -> None:
+        """To group and items, such that a sink with several of them gets rising positions."""
         if whole:
             _deliver(whole, Run(changes))
-        if len(members) == (1 if whole else 0):
-            return
-        for id in dict.fromkeys(change.id for change in changes if change.id is not None):
-            single = members.get((group, id))
+        for id, about in groupby(changes, _id):
+            single = self._members.get((group, id)) if id is not None else None
             if single:
-                _deliver(single, Run([change for change in changes if change.id == id]))
+                _deliver(single, Run(list(about)))
 
     async def _start_over(self, expired: PositionExpired) -> None:
         """The history we were reading is gone: a new start, and a sync for everybody (B8)."""
@@ -405,6 +417,10 @@ def _deliver(members: Iterable[Member], run: Run) -> None:
 
 def _group(change: Change) -> str:
     return change.group_id
+
+
+def _id(change: Change) -> str | None:
+    return change.id
 
 
 class _Shared:
