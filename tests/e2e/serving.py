@@ -20,8 +20,9 @@ from motia_core.config import Settings
 from motia_core.model import Batch, Snapshot, StreamSpec
 from motia_core.server import make_server
 from motia_core.streams import Stream
+from motia_core.testing.harness import DEADLINE, eventually
 
-from .sockets import DEADLINE, Socket, eventually
+from .sockets import Socket
 
 
 class Spied(SqliteAdapter):

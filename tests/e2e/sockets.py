@@ -8,27 +8,16 @@ import json
 import os
 import socket as sockets
 import struct
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
 import websockets.asyncio.client as ws
 from websockets.exceptions import ConnectionClosed
 
-DEADLINE = 20.0
-"""Seconds after which a test that waits for a condition has failed."""
+from motia_core.testing.harness import DEADLINE, eventually
 
 Frame = dict[str, Any]
-
-
-async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Wait until a condition holds."""
-    try:
-        async with asyncio.timeout(DEADLINE):
-            while not await condition():
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        raise AssertionError(f"not within {DEADLINE} s: {what}") from None
 
 
 def place(group: str, id: str | None = None, stream: str = "documents", **more: Any) -> Frame:
@@ -42,6 +31,11 @@ def kind(frame: Frame) -> str:
         event = frame["event"]
         return str(event["data"]["code"] if event["type"] == "error" else event["type"])
     return str(frame["data"]["code"] if frame["type"] == "error" else frame["type"])
+
+
+def about(stream: str, group: str, frame: Frame) -> bool:
+    """Whether a frame is about this group."""
+    return (frame.get("streamName"), frame.get("groupId")) == (stream, group)
 
 
 def message(frame: Frame) -> str:
