@@ -71,6 +71,7 @@ class Sink(Protocol):
         True if the sink held some of that and lets go too; it gets nothing more then
         until it asks for a `Hub.resync`.
         """
+        raise NotImplementedError
 
     def failed(self, member: Member, error: MotiaError) -> None:
         """Learn that the member's data is late, or cannot be read."""

@@ -60,6 +60,7 @@ class Transport(Protocol):
 
     def write(self, frames: bytes) -> bool:
         """Write encoded frames; False, and nothing written, while it is full. Raises when it is gone."""
+        raise NotImplementedError
 
     async def writable(self, limit: float) -> None:
         """Wait until it may be written to. ``TimeoutError``: the client took nothing for ``limit`` seconds."""
@@ -71,16 +72,19 @@ class Transport(Protocol):
 class Joined:
     """One subscription of one connection, from its join frame to its leave: the hub's sink for it."""
 
-    __slots__ = ("_connection", "admission", "gone", "hub", "member", "message", "push")
+    __slots__ = ("_connection", "admission", "gone", "hub", "member", "message")
 
     def __init__(self, connection: Connection, message: Message) -> None:
         self._connection = connection
-        self.push: Callable[[Run], None] = connection.push
         self.message = message
         self.admission: Admission | None = None
         self.hub: Hub | None = None
         self.member: Member | None = None
         self.gone = False
+
+    def push(self, run: Run) -> None:
+        """Hub: changes."""
+        self._connection.push(run)
 
     def replay(self, run: Run) -> None:
         """Hub: changes that were missed."""

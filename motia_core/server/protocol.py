@@ -8,6 +8,7 @@ works too, one message at a time.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -28,7 +29,8 @@ class TransportProtocol(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         """Offer the transport, then run the application."""
-        self.scope["extensions"][EXTENSION] = {"transport": Transport(self)}
+        extensions: dict[str, Any] = self.scope["extensions"]  # type: ignore[assignment]
+        extensions[EXTENSION] = {"transport": Transport(self)}
         await super().run_asgi()
         self._end_soon()
 

@@ -139,7 +139,11 @@ class Server(ABC):
             self._prepare()
             self._prepared = True
         with (self.folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, **self._as_user())
+            user = self._as_user()
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self.folder, user=user.get("user"), group=user.get("group"),
+                extra_groups=user.get("extra_groups"),
+            )  # fmt: skip
         self._await(self._answers)
         self._started()
 
@@ -186,7 +190,7 @@ class Server(ABC):
     def _contain(self, missing: Missing) -> None:
         if not docker_answers():
             raise Missing(f"{missing}; and no Docker engine answers")
-        from testcontainers.core.container import DockerContainer
+        from testcontainers.core.container import DockerContainer  # pyright: ignore[reportMissingImports]
 
         self._container = DockerContainer(self.image).with_bind_ports(self.inner_port, self.port)
         self._container.start()
