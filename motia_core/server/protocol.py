@@ -29,7 +29,7 @@ class TransportProtocol(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         """Offer the transport, then run the application."""
-        extensions: dict[str, Any] = self.scope["extensions"]  # type: ignore[assignment]
+        extensions: dict[str, Any] = self.scope["extensions"]
         extensions[EXTENSION] = {"transport": Transport(self)}
         await super().run_asgi()
         self._end_soon()
