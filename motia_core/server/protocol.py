@@ -29,7 +29,7 @@ class TransportProtocol(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         """Offer the transport, then run the application."""
-        extensions: dict[str, Any] = self.scope["extensions"]
+        extensions: dict[str, Any] = self.scope.setdefault("extensions", {})
         extensions[EXTENSION] = {"transport": Transport(self)}
         await super().run_asgi()
         self._end_soon()
