@@ -139,8 +139,9 @@ class StreamConnection:
         return off
 
     async def __aenter__(self) -> Self:
+        limit = asyncio.timeout(self._connect_timeout)
         try:
-            async with asyncio.timeout(self._connect_timeout) as limit:
+            async with limit:
                 while self._status != "live" and self._pending is None:
                     if not await self._read():
                         raise StreamError("CLOSED", "the stream was closed while it was being opened")
