@@ -82,6 +82,13 @@ class Peer:
         for frame in frames:
             await self.socket.send(json.dumps(frame))
 
+    async def silent(self) -> bool:
+        """Whether the client has sent nothing more, up to its answer to a ping."""
+        await (await self.socket.ping())
+        receiving = asyncio.ensure_future(self.socket.recv())
+        await asyncio.sleep(0)
+        return receiving.cancel()
+
     async def begin(self, position: str = "p100", data: Any = ()) -> Frame:
         """Answer the next join with a snapshot of the group; the join."""
         join = await self.receive()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .followers import Clients, Follower
+from .followers import Clients, Follower, NodeFollower
 from .scripted import Peer, Scripted, custom, error, joined, sync, write
 
 
@@ -106,8 +106,11 @@ async def test_a_join_that_failed_for_now_is_made_again(scripted: Scripted, clie
 async def test_an_outage_behind_a_live_subscription_is_only_told(scripted: Scripted, clients: Clients) -> None:
     follower, peer, _ = await begin(scripted, clients)
     seen = len(follower.records)
+    if isinstance(follower, NodeFollower):
+        await follower.command("hurry")
     await peer.send(error("BACKEND_UNAVAILABLE"), write("p101", "create", "a"))
     await follower.at("p101")
+    assert await peer.silent()
     assert (await follower.named("error"))["code"] == "BACKEND_UNAVAILABLE"
     assert not any("status" in record for record in follower.records[seen:])
     await peer.close(1011)

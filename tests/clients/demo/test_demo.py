@@ -26,7 +26,8 @@ def run(command: list[str], **environment: str) -> None:
 
 def test_the_shared_text_agrees_and_loses_nothing(node_command: list[str], tmp_path: Path) -> None:
     # Browsers know that it is a module; Node goes by the name.
-    module = Path(shutil.copy(PAGE / "text.js", tmp_path / "text.mjs"))
+    module = tmp_path / "text.mjs"
+    shutil.copy(PAGE / "text.js", module)
     run([*node_command, "--test", str(HERE / "text.test.mjs")], TEXT_MODULE=module.as_uri())
 
 
