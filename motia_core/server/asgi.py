@@ -194,18 +194,21 @@ def _route_path(scope: MutableMapping[str, Any]) -> str:
 
 def _origin_allowed(scope: Scope, allowed: Iterable[str]) -> bool:
     """No Origin: not a browser. Else the server's own, or one that the settings name (E4)."""
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-    origin = headers.get("origin")
-    if origin is None:
-        return True
-    origin = origin.lower()
-    if "*" in (listed := set(allowed)) or origin in listed:
-        return True
+    headers = [(name.decode("latin-1").lower(), value.decode("latin-1").lower()) for name, value in scope["headers"]]
+    hosts = {value for name, value in headers if name == "host" and value}
+    listed = set(allowed)
+    return all(
+        "*" in listed or value in listed or _host_of(value) in hosts for name, value in headers if name == "origin"
+    )
+
+
+def _host_of(origin: str) -> str | None:
+    """The host and port of a web page's origin; ``None`` if it is none."""
     try:
         parts = urlsplit(origin)
     except ValueError:
-        return False
-    return parts.scheme in ("http", "https") and parts.netloc == headers.get("host", "").lower() != ""
+        return None
+    return parts.netloc if parts.scheme in ("http", "https") else None
 
 
 def _auth_request(scope: Scope) -> Request:

@@ -174,6 +174,7 @@ class RawSocket:
         self.buffer = b""
         self.status = 0
         self.head = b""
+        self.sent = 0
 
     @classmethod
     async def open(
@@ -226,8 +227,12 @@ class RawSocket:
         await self.send_bytes(data)
 
     async def send_bytes(self, data: bytes) -> None:
+        """Send; ``sent`` counts on the way."""
+        loop = asyncio.get_running_loop()
         async with asyncio.timeout(DEADLINE):
-            await asyncio.get_running_loop().sock_sendall(self.socket, data)
+            for start in range(0, len(data), 16_384):
+                await loop.sock_sendall(self.socket, data[start : start + 16_384])
+                self.sent += len(data[start : start + 16_384])
 
     async def next(self) -> tuple[int, bytes]:
         """The next frame's opcode and payload; opcode -1 when the connection is over."""
