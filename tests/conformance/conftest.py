@@ -18,7 +18,7 @@ from motia_adapters.sqlite.options import SqliteOptions
 from motia_core.adapter import Adapter, StorageSettings
 from motia_core.memory import MemoryAdapter, MemoryStore
 from motia_core.model import StreamSpec
-from motia_core.testing import Cannot, Harness, World
+from motia_core.testing import Cannot, Harness, world
 
 
 class Memory(Harness):
@@ -89,13 +89,6 @@ async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenera
     await harness.stop()
 
 
-@pytest.fixture
-async def world(harness: Harness) -> AsyncGenerator[World, None]:
-    world = World(harness)
-    yield world
-    await world.end()
-
-
 RESULTS: dict[str, dict[str, dict[str, int]]] = {}
 
 
@@ -112,3 +105,6 @@ def pytest_sessionfinish() -> None:
     """Write the counts where ``MOTIA_CONFORMANCE_REPORT`` says."""
     if "MOTIA_CONFORMANCE_REPORT" in os.environ and RESULTS:
         Path(os.environ["MOTIA_CONFORMANCE_REPORT"]).write_text(json.dumps(RESULTS, indent=2, sort_keys=True) + "\n")
+
+
+__all__ = ["world"]

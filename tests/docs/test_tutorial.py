@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"^```(\w+)([^\n]*)\n(.*?)^```$", TUTORIAL.read_text(), re.M
 
 def block(language: str, about: str = "") -> str:
     (found,) = (text for kind, rest, text in BLOCKS if kind == language and rest.strip() == about)
-    return found
+    return str(found)
 
 
 def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
