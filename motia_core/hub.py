@@ -369,7 +369,7 @@ class Hub:
             if after < self._ring.floor:
                 await self._reach_back(after)
             # Only the backend can tell a snapshot's position from another store's.
-            if not self._ring.knows(after):
+            if after >= self._ring.floor and not self._ring.knows(after):
                 await self._probe(after)
                 self._ring.mark(after)
         except PositionExpired:

@@ -8,10 +8,17 @@ works too, one message at a time.
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+try:
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
+except ImportError:  # not on Windows
+    ioctl = None  # type: ignore[assignment]
 
 EXTENSION = "motia.transport"
 """Key in the scope's ``extensions``: a dict with ``transport``, a `motia_core.server.connection.Transport`."""
@@ -52,7 +59,7 @@ class TransportProtocol(WebSocketsSansIOProtocol):
 
     def taken(self) -> tuple[int, int]:
         """How far the peer is: it takes something whenever this grows."""
-        return self._resumed, -self.transport.get_write_buffer_size()
+        return self._resumed, -self.transport.get_write_buffer_size() - _unacknowledged(self.transport)
 
     def send_keepalive_ping(self) -> None:
         """Ping, unless the connection is ending."""
@@ -73,6 +80,17 @@ class TransportProtocol(WebSocketsSansIOProtocol):
     def _end_soon(self) -> None:
         if not self.disconnected and self._last_call is None:
             self._last_call = self.loop.call_later(CLOSE_GRACE, self.transport.abort)
+
+
+def _unacknowledged(transport: asyncio.Transport) -> int:
+    """Bytes in the system's send buffer, where the system tells."""
+    socket = transport.get_extra_info("socket")
+    if ioctl is None or socket is None or socket.fileno() < 0:
+        return 0
+    try:
+        return int.from_bytes(ioctl(socket.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 class Transport:

