@@ -36,14 +36,19 @@ class Spied(SqliteAdapter):
         self.raises: Exception | None = None
         """What snapshots and watches raise from now on."""
         self.gate = asyncio.Event()
-        """Snapshots wait until it is set."""
+        """Snapshots wait until it is set, those of ``held`` groups if it names any."""
         self.gate.set()
+        self.held: set[str] = set()
+        self.flowing = asyncio.Event()
+        """Batches of a watch wait until it is set."""
+        self.flowing.set()
         self.broken = asyncio.Event()
         """Set: open watches fail too."""
 
     async def snapshot(self, stream: StreamSpec, group: str, id: str | None, *, limit: int | None) -> Snapshot:
         self.snapshots.append(group)
-        await self.gate.wait()
+        if not self.held or group in self.held:
+            await self.gate.wait()
         if self.raises is not None:
             raise self.raises
         return await super().snapshot(stream, group, id, limit=limit)
@@ -61,7 +66,9 @@ class Spied(SqliteAdapter):
                     await asyncio.wait({coming, broken}, return_when=asyncio.FIRST_COMPLETED)
                     if not coming.done():
                         continue
-                    yield coming.result()
+                    batch = coming.result()
+                    await self.flowing.wait()
+                    yield batch
                 except StopAsyncIteration:
                     return
                 finally:
