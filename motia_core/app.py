@@ -70,6 +70,8 @@ class Motia:
     ) -> None:
         if settings is not None and storage is not None:
             raise ConfigError("give Motia either storage= or settings=, not both")
+        if settings is not None and not isinstance(settings, Settings):
+            raise ConfigError(f"settings must be made by Settings.build() or load(), not {type(settings).__name__}")
         self.plugins = plugins if isinstance(plugins, Plugins) else Plugins.load(extra=plugins)
         self.settings = settings or Settings.build(storage=storage, plugins=self.plugins)
         self.run_triggers = run_triggers
@@ -98,6 +100,7 @@ class Motia:
         self._exit = AsyncExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._entered = False
 
     @classmethod
     def from_project(cls, path: str | Path = ".", *, run_triggers: bool = True) -> Motia:
@@ -155,9 +158,16 @@ class Motia:
         return len(ended)
 
     async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            await self._open(stack)
-            self._exit = stack.pop_all()
+        if self._entered:
+            raise RuntimeError("Motia is open already: enter it once, and again only after it was left")
+        self._entered = True
+        try:
+            async with AsyncExitStack() as stack:
+                await self._open(stack)
+                self._exit = stack.pop_all()
+        except BaseException:
+            self._forget()  # a later attempt opens everything anew
+            raise
         return self
 
     async def __aexit__(
@@ -169,9 +179,16 @@ class Motia:
         finally:
             self._stopping = False
             self._streams = self._state = None
-            await self._exit.aclose()
+            try:
+                await self._exit.aclose()
+            finally:
+                self._forget()
+
+    def _forget(self) -> None:
+        """Nothing is open any more."""
         self.storages.clear()
         self.hubs.clear()
+        self._entered = False
 
     async def _finish(self) -> None:
         """Tell the clients that are left, then wait for what they leave behind: ``on_leave`` needs the storages."""
@@ -285,6 +302,8 @@ class _Observer:
 
 def _by_name(streams: Iterable[StreamConfig]) -> dict[str, StreamConfig]:
     named: dict[str, StreamConfig] = {}
+    if not isinstance(streams, Iterable):
+        raise ConfigError(f"streams must be a list of StreamConfig objects, not {type(streams).__name__}")
     for config in streams:
         if not isinstance(config, StreamConfig):
             raise ConfigError(f"streams must be StreamConfig objects, not {type(config).__name__}")

@@ -134,7 +134,7 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
 def _parse(file: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as opened:
-            return tomllib.load(opened)
+            return tomllib.loads(opened.read().decode("utf-8-sig"))  # some editors begin with a mark
     except FileNotFoundError:
         return {}
     except tomllib.TOMLDecodeError as error:
@@ -175,6 +175,8 @@ def _value_of(match: re.Match[str], path: Path_, source: Source, environ: Mappin
     if named is None:
         raise source.error(path, "'${...}' must hold a variable's name, as in ${NAME} or ${NAME:-default}")
     name, default = named.groups()
+    if default is not None and "${" in default:
+        raise source.error(path, f"the default of ${{{name}:-...}} cannot hold another '${{'")
     value = environ.get(name)
     if default is not None:
         return value or default

@@ -108,8 +108,8 @@ def storage_entry(name: str, value: object, *, plugins: Plugins, source: Source,
 
     Raises `ConfigError` or `PluginError` that names the key.
     """
-    path = ("storage", name)
-    if not _STORAGE_NAME.match(name):
+    path = ("storage", str(name))
+    if not isinstance(name, str) or not _STORAGE_NAME.match(name):
         raise source.error(path, "a storage's name must be a letter, then letters, digits, '_' or '-', 64 at most")
     table = {"url": value} if isinstance(value, str) else value
     if not isinstance(table, Mapping) or not all(isinstance(key, str) for key in table):

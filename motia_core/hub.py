@@ -21,7 +21,7 @@ from itertools import groupby
 from typing import Any, Final, Protocol
 
 from motia_core.adapter import Adapter
-from motia_core.errors import BackendError, GroupTooLarge, MotiaError, PositionExpired
+from motia_core.errors import BackendError, BackendUnavailable, GroupTooLarge, MotiaError, PositionExpired
 from motia_core.model import Batch, Change, Item, Snapshot, StreamSpec
 from motia_core.ring import RING_BYTES, RING_CHANGES, Ring
 
@@ -155,8 +155,13 @@ class Hub:
                 self._ring.restart(self._seen)
                 self._task = asyncio.create_task(self._run(), name=f"motia-hub-{self._spec.name}")
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing more will come."""
+        return self._closed
+
     async def close(self) -> None:
-        """End the watch. Members stay silent from now on."""
+        """End the watch. Members are told, and stay silent from now on."""
         self._closed = True
         tasks: list[asyncio.Task[Any]] = [*self._resyncs, *(shared.task for shared in self._snapshots.values())]
         if self._task:
@@ -165,6 +170,7 @@ class Hub:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._task = None
+        self._tell_all(BackendUnavailable(f"stream {self._spec.name!r} is closed"))
         self._members.clear()
         self._snapshots.clear()
 

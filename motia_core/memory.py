@@ -314,10 +314,10 @@ class MemoryAdapter(Adapter):
 
     def _trim(self, state: _Stream) -> None:
         """Drop what retention no longer covers, and move the floor with it."""
-        keep = self.settings.retention
+        keep, now = self.settings.retention, self.store.clock() * 1000
         while state.log and (
             (keep.count is not None and len(state.log) > keep.count)
-            or (keep.age is not None and state.log[0].timestamp < state.timestamp - keep.age * 1000)
+            or (keep.age is not None and state.log[0].timestamp < now - keep.age * 1000)
         ):
             state.log.popleft()
             state.floor += 1
@@ -351,6 +351,7 @@ class MemoryAdapter(Adapter):
                 for (group, id), deadline in list(state.deadlines.items()):
                     if deadline <= now:
                         self._expire(StreamSpec(name), state, group, id, now)
+                self._trim(state)
 
 
 def _expired(row: _Row, now: float) -> bool:

@@ -118,7 +118,7 @@ class WriteResult:
     old_json: bytes | None
     new_json: bytes | None
     version: str
-    """The item's version now (after a delete: that of the delete)."""
+    """The item's version now (after a delete: that of the delete; of an event, which changes no item: empty)."""
     position: str
     timestamp: float
     """Milliseconds since the epoch, strictly rising along the stream."""

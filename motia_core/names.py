@@ -28,7 +28,7 @@ def check_stream_name(name: object) -> str:
 
 
 def check_id(value: object, what: str) -> str:
-    """Return ``value`` if it may be a group or item id, else raise `InvalidName`.
+    """Return ``value`` as plain text if it may be a group or item id, else raise `InvalidName`.
 
     ``what`` ("group id", "item id") begins the message.
     """
@@ -47,4 +47,4 @@ def check_id(value: object, what: str) -> str:
         size = len(value.encode())
         if size > MAX_ID_BYTES:
             raise InvalidName(f"{what} {value[:40]!r}...: {size} bytes of UTF-8, {MAX_ID_BYTES} at most")
-    return value
+    return value if type(value) is str else str.__str__(value)

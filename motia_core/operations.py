@@ -58,6 +58,11 @@ class Operations:
 
     operations: tuple[Operation, ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes of all the values in it, as compact JSON."""
+        return sum(len(o.argument) for o in self.operations if isinstance(o.argument, bytes))
+
     def apply(self, old: Mapping[str, Any]) -> dict[str, Any]:
         """The object that results from ``old`` (which stays as it is).
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jsonschema_rs
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, PydanticUserError, ValidationError
 
 from motia_core.errors import ConfigError, SchemaError
 from motia_core.values import decode
@@ -25,7 +25,10 @@ def compile_schema(stream: str, schema: type[BaseModel] | Mapping[str, Any] | No
     if schema is None:
         return None
     if isinstance(schema, type) and issubclass(schema, BaseModel):
-        return _model_check(schema)
+        try:
+            return _model_check(schema)
+        except PydanticUserError as error:
+            raise ConfigError(f"stream {stream!r}: schema {schema.__name__}: {_first_line(error)}") from error
     if not isinstance(schema, Mapping):
         raise ConfigError(
             f"stream {stream!r}: schema must be a Pydantic model or a JSON Schema object, not {type(schema).__name__}"

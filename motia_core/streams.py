@@ -117,10 +117,11 @@ class Stream(Generic[T]):
         gone. A reader that falls too far behind gets a new "sync" instead of what it
         missed; one that is told of trouble that does not heal gets the error raised.
         """
-        check_id(group_id, "group id")
-        if item_id is not None:
-            check_id(item_id, "item id")
-        return Watch(self.hub, group_id, item_id, after, self._read)
+        group = check_id(group_id, "group id")
+        item = None if item_id is None else check_id(item_id, "item id")
+        if after is not None and not isinstance(after, str):
+            raise InvalidValue(f"must be a position (text), not {type(after).__name__}", path="after")
+        return Watch(self.hub, group, item, after, self._read)
 
     # -- writing ---------------------------------------------------------------------
 
@@ -261,7 +262,8 @@ class Batched:
 class BatchWriter(Generic[T]):
     """Collects writes to one stream and does them in one atomic step (SEMANTICS A7).
 
-    An exception inside the block drops them all. An item may be named once.
+    An exception inside the block drops them all. An item may be named once. A batch is
+    used once: after its block it raises ``RuntimeError``.
     """
 
     def __init__(self, stream: Stream[T]) -> None:
@@ -271,6 +273,7 @@ class BatchWriter(Generic[T]):
         self._handles: list[Batched] = []
         self._items: set[tuple[str, str]] = set()
         self._bytes = 0
+        self._over = False
 
     def set(
         self,
@@ -299,10 +302,11 @@ class BatchWriter(Generic[T]):
         return self._add(self._stream._event(target, event))
 
     def _add(self, write: Write) -> Batched:
+        self._check_open()
         limits = self._stream.capabilities
         if len(self._writes) >= limits.max_batch_writes:
             raise InvalidValue(f"more than {limits.max_batch_writes} writes", path="batch")
-        size = len(write.json or b"")
+        size = len(write.json or b"") if write.operations is None else write.operations.size
         if self._bytes + size > limits.max_batch_bytes:
             raise InvalidValue(f"more than {limits.max_batch_bytes} bytes of values", path="batch")
         if write.kind != "event" and write.id is not None:
@@ -315,12 +319,18 @@ class BatchWriter(Generic[T]):
         self._handles.append(handle)
         return handle
 
+    def _check_open(self) -> None:
+        if self._over:
+            raise RuntimeError("the batch is over: begin another one with batch()")
+
     async def __aenter__(self) -> Self:
+        self._check_open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over = True
         if kind is not None or not self._writes:
             return
         results = await self._stream._write(self._writes)

@@ -186,7 +186,7 @@ class Queue:
 
 
 class Watch(Generic[T]):
-    """A subscription: iterate it with ``async for``. It ends when it is closed or forgotten."""
+    """A subscription: iterate it with ``async for``. It ends when it, or the application, is closed."""
 
     def __init__(self, hub: Hub, group: str, id: str | None, after: str | None, read: Callable[[bytes], T]) -> None:
         self._hub = hub
@@ -198,6 +198,7 @@ class Watch(Generic[T]):
         self._entries = self._queue.entries
         self._member: Member | None = None
         self._closed = False
+        self._waiting = False
 
     def __aiter__(self) -> Self:
         return self
@@ -205,9 +206,15 @@ class Watch(Generic[T]):
     async def __anext__(self) -> StreamChange[T]:
         entries = self._entries
         while not entries:
-            if self._closed:
+            if self._closed or (self._member is not None and self._hub.is_closed):
                 raise StopAsyncIteration
-            await self._wait()
+            if self._waiting:
+                raise RuntimeError("another task waits for this watch's next change: give each its own watch")
+            self._waiting = True
+            try:
+                await self._wait()
+            finally:
+                self._waiting = False
         entry = entries.popleft()
         if type(entry) is Change:
             return _VIEWS[entry.type](entry, self._read)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -37,6 +38,12 @@ ODD_IDS = [
     *("a:b", "a::b", "A", "a", "null", "0", "-1", "~", "e\u0301", "\u00e9", "\uffff", "\U0001f600"),
     *("x" * 512, "\U0001f600" * 128),
 ]
+
+
+class Room(StrEnum):
+    """Ids as an application may write them."""
+
+    KITCHEN = "kitchen"
 
 
 @bounded
@@ -430,6 +437,10 @@ class Data:
             async with docs.batch() as batch:
                 batch.set("g", "1", big)
                 batch.set("g", "2", big)
+        with pytest.raises(InvalidValue, match="bytes"):
+            async with docs.batch() as batch:
+                batch.update("g", "1", [{"type": "merge", "value": big}])
+                batch.update("g", "2", [{"type": "merge", "value": big}])
         assert await read_log(docs.hub.adapter, SPEC, head) == []
 
     async def test_A8_a_json_schema_guards_every_write(self, world: World) -> None:
@@ -489,6 +500,13 @@ class Data:
             assert await docs.list(group) == [{"n": number}]
         assert len(await docs.list("group")) == len(ODD_IDS)
         assert set(await docs.list_groups()) == {*ODD_IDS, "group"}
+
+    async def test_A9_ids_that_are_more_than_text_become_plain_text(self, world: World) -> None:
+        docs = await world.stream()
+        result = await docs.set(Room.KITCHEN, Room.KITCHEN, {"n": 1})
+        assert await docs.get("kitchen", "kitchen") == {"n": 1}
+        (group,) = await docs.list_groups()
+        assert [type(found) for found in (result.group, result.id, group)] == [str, str, str]
 
     async def test_A9_no_two_pairs_of_ids_share_an_item(self, world: World) -> None:
         docs = await world.stream()

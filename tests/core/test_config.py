@@ -200,6 +200,11 @@ def test_variables_are_replaced_at_any_depth(tmp_path: Path) -> None:
     assert settings.server.allowed_origins == ("https://a.example",)
 
 
+def test_windows_line_ends_and_a_byte_order_mark_are_no_errors(tmp_path: Path) -> None:
+    (tmp_path / "motia.toml").write_bytes(b"\xef\xbb\xbf[server]\r\nport = 80\r\n")
+    assert load(tmp_path).server.port == 80
+
+
 def test_a_value_from_a_variable_is_not_read_for_variables_again(tmp_path: Path) -> None:
     settings = load(
         tmp_path, '[storage.a]\nadapter="net"\ndatabase="${X}"', X="${Y}", MOTIA_STORAGE__B__URL="net://h:1/${Z}"
@@ -328,6 +333,10 @@ NET_KEYS = "adapter, database, mapped, max_value_bytes, namespace, pool, retenti
         (
             '[server]\nallowed_origins = ["${A B}"]',
             "server.allowed_origins.0: '${...}' must hold a variable's name, as in ${NAME} or ${NAME:-default}",
+        ),
+        (
+            '[server]\nhost = "${A_HOST:-${B_HOST:-::1}}"',
+            "server.host: the default of ${A_HOST:-...} cannot hold another '${'",
         ),
     ],
 )

@@ -29,7 +29,9 @@ class SqliteOptions(BaseModel):
     @field_validator("path", mode="before")
     @classmethod
     def _is_a_file(cls, path: Any) -> Any:
-        if not path or "\x00" in str(path):
+        if not isinstance(path, str | Path):
+            raise ValueError("must be text")
+        if not str(path) or "\x00" in str(path):
             raise ValueError("must name a file")
         if str(path) == ":memory:":
             raise ValueError("':memory:' is not a file that two connections can share; use the memory adapter")

@@ -178,7 +178,7 @@ class Transaction:
                 assert id is not None
                 write.check(self._version(self._rows[stream, group, id]))
             position = self._take(stream, log, "event", group, id, write.json, write.event_type)
-            return WriteResult("event", group, id, None, write.json, position, position, self._ts)
+            return WriteResult("event", group, id, None, None, "", position, self._ts)
         assert id is not None
         key = (stream, group, id)
         row = self._rows[key]
