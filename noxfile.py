@@ -125,9 +125,22 @@ def contrib(session: nox.Session) -> None:
 
 
 @nox.session
+def scaffold(session: nox.Session) -> None:
+    """``new-adapter`` from the wheel, outside the tree: what it makes passes the suite."""
+    wheel = build_wheel(session)
+    session.install(f"{wheel}[cli,testing]")
+    made = Path(session.create_tmp()).resolve() / "made"
+    shutil.rmtree(made, ignore_errors=True)
+    session.run("motia-core", "new-adapter", "tape", "--folder", str(made))
+    session.install("--editable", str(made))
+    with session.chdir(made):
+        session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Write the generated pages of the reference."""
-    install(session, "--editable", ".")
+    install(session, "--editable", ".[server]")
     session.run("python", "scripts/generate_docs.py", *session.posargs)
 
 

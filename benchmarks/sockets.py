@@ -191,43 +191,14 @@ async def memory(kind: str) -> float:
             return (_resident(pid) - before) / number
 
 
-async def joins() -> float:
-    """Authenticated joins a second: connect, authenticate, on_join, sync."""
-    async with server("ours") as (port, _):
-        loop = asyncio.get_running_loop()
-        counter, number = Counter(), 2_000
+async def joins(kind: str) -> float:
+    """Joins a second: connect, and for ours authenticate, on_join and sync; for the baseline the upgrade alone."""
+    number = 2_000
+    async with server(kind) as (port, _):
         await post(port, "/send/1")
-        opened = []
         started = time.perf_counter()
-        for start in range(0, number, 200):
-            for _ in range(200):
-                _, client = await loop.create_connection(lambda: Client(counter, JOIN), "127.0.0.1", port)
-                opened.append(client)
-            await counter.reach(start + 200)
-        elapsed = time.perf_counter() - started
-        for client in opened:
-            if client.transport:
-                client.transport.abort()
-        return number / elapsed
-
-
-async def accepts() -> float:
-    """The baseline of joins: the bare server's upgrades a second."""
-    async with server("starlette") as (port, _):
-        loop = asyncio.get_running_loop()
-        counter, number = Counter(), 2_000
-        opened = []
-        started = time.perf_counter()
-        for start in range(0, number, 200):
-            for _ in range(200):
-                _, client = await loop.create_connection(lambda: Client(counter, b""), "127.0.0.1", port)
-                opened.append(client)
-            await counter.reach(start + 200)
-        elapsed = time.perf_counter() - started
-        for client in opened:
-            if client.transport:
-                client.transport.abort()
-        return number / elapsed
+        async with clients(port, number, kind):
+            return number / (time.perf_counter() - started)
 
 
 def _resident(pid: int) -> float:
@@ -278,7 +249,10 @@ ROWS = [
     Row(
         "authenticated joins",
         "joins/s",
-        {"connect, authenticate, on_join, sync": joins, "bare upgrades (starlette)": accepts},
+        {
+            "connect, authenticate, on_join, sync": lambda: joins("ours"),
+            "bare upgrades (starlette)": lambda: joins("starlette"),
+        },
         "connect, authenticate, on_join, sync",
         "1,000/s",
         "3,000/s",

@@ -12,7 +12,7 @@ from typing import Any
 
 from motia_core.definitions import Auth, AuthContext, JoinHook, Request, StreamConfig, Subscription
 from motia_core.errors import AccessDenied
-from motia_core.plugins import Plugins
+from motia_core.plugins import Plugins, is_no_failure
 
 log = logging.getLogger("motia.access")
 
@@ -56,17 +56,22 @@ class Access:
     async def authenticate(self, request: Request) -> Auth:
         """Who is connecting. Raises `AccessDenied` when any hook raises, is late, or makes no sense."""
         try:
-            async with asyncio.timeout(self._auth_timeout):
+            async with asyncio.timeout(self._auth_timeout) as limit:
                 answer = None
                 if self._authenticate is not None:
                     answer = _read_auth(await _call(self._authenticate, request))
                 if answer is None:
                     answer = _read_auth(await self._plugins.first("motia_authenticate", request=request))
-                return answer or Auth(None)
-        except AccessDenied:
-            raise
-        except Exception as error:
-            raise self._denied("not authenticated", f"authenticate failed: {_named(error)}") from error
+            _check_in_time(limit)
+            return answer or Auth(None)
+        except AccessDenied as denied:
+            raise self._denied(str(denied), denied.reason or str(denied)) from denied.__cause__
+        except BaseException as error:
+            if is_no_failure(error):
+                raise
+            # Raising is how a client is refused; what looks like a mistake is shown with its place.
+            mistake = None if isinstance(error, (PermissionError, TimeoutError)) else error
+            raise self._denied("not authenticated", f"authenticate failed: {_named(error)}", mistake) from error
 
     async def join(self, subscription: Subscription, auth_context: AuthContext) -> Admission:
         """Ask whether a client may listen. Raises `AccessDenied` unless everybody who has a say says yes."""
@@ -76,15 +81,19 @@ class Access:
         message = "no such stream, or no access to it"
         context: dict[str, Any] = {}
         try:
-            async with asyncio.timeout(self._join_timeout):
+            async with asyncio.timeout(self._join_timeout) as limit:
                 if config.on_join is not None:
                     context |= _read_join(await self._ask(config.on_join, subscription, auth_context))
                 for answer in await self._plugins.call("motia_on_join", **self._arguments(subscription, auth_context)):
                     context |= _read_join(answer)
+            _check_in_time(limit)
         except AccessDenied as denied:
             raise self._denied(message, denied.reason) from None
-        except Exception as error:
-            raise self._denied(message, f"on_join of {subscription.stream_name!r} failed: {_named(error)}") from error
+        except BaseException as error:
+            if is_no_failure(error):
+                raise
+            reason = f"on_join of {subscription.stream_name!r} failed: {_named(error)}"
+            raise self._denied(message, reason, error) from error
         if not context:
             return Admission(subscription, auth_context)
         return Admission(replace(subscription, context=context), {**(auth_context or {}), **context})
@@ -96,14 +105,12 @@ class Access:
             async with asyncio.timeout(self._join_timeout):
                 if config is not None and config.on_leave is not None:
                     await self._ask(config.on_leave, admission.subscription, admission.auth_context)
-        except Exception as error:
+        except BaseException as error:
+            if is_no_failure(error):
+                raise
             log.exception("on_leave of %r failed: %s", admission.subscription.stream_name, _named(error))
         arguments = self._arguments(admission.subscription, admission.auth_context)
-        try:
-            async with asyncio.timeout(self._join_timeout):
-                await self._plugins.notify("motia_on_leave", **arguments)
-        except TimeoutError:
-            log.error("motia_on_leave of a plugin took too long")
+        await self._plugins.notify("motia_on_leave", self._join_timeout, **arguments)
 
     async def _ask(self, hook: JoinHook, subscription: Subscription, auth_context: AuthContext) -> Any:
         return await _call(hook, *self._arguments(subscription, auth_context).values())
@@ -113,8 +120,8 @@ class Access:
         auth = dict(auth_context) if auth_context is not None else None
         return {"subscription": subscription, "ctx": self._make_context(), "auth_context": auth}
 
-    def _denied(self, message: str, reason: str) -> AccessDenied:
-        log.info("access denied: %s", reason)
+    def _denied(self, message: str, reason: str, mistake: BaseException | None = None) -> AccessDenied:
+        log.log(logging.WARNING if mistake else logging.INFO, "access denied: %s", reason, exc_info=mistake)
         return AccessDenied(message, reason=reason)
 
 
@@ -132,12 +139,18 @@ def _read_auth(answer: Any) -> Auth | None:
     auth = answer if isinstance(answer, Auth) else Auth(answer)
     if auth.context is not None and not isinstance(auth.context, dict):
         raise AccessDenied("not authenticated", reason=f"authenticate returned {type(answer).__name__}, not a dict")
-    expires = auth.expires_at
-    if expires is not None and (
-        isinstance(expires, bool) or not isinstance(expires, (int, float)) or math.isnan(expires)
-    ):
+    if auth.expires_at is not None and not _is_time(auth.expires_at):
         raise AccessDenied("not authenticated", reason="expires_at must be seconds since the epoch")
     return auth
+
+
+def _is_time(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return not math.isnan(value)
+    except OverflowError:
+        return False
 
 
 def _read_join(answer: Any) -> dict[str, Any]:
@@ -154,6 +167,12 @@ def _read_join(answer: Any) -> dict[str, Any]:
     if context is not None and not isinstance(context, Mapping):
         raise AccessDenied("", reason=f"on_join returned a context of type {type(context).__name__}")
     return dict(context or {})
+
+
+def _check_in_time(limit: asyncio.Timeout) -> None:
+    """A hook that was told that its time is over and answered all the same is late."""
+    if limit.expired():
+        raise TimeoutError
 
 
 def _named(error: BaseException) -> str:

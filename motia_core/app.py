@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +28,9 @@ from motia_core.streams import BeforeWrite, Stream
 
 log = logging.getLogger("motia")
 
+LAST_HOOKS = 1.0
+"""Seconds for the hooks that a shutdown itself causes."""
+
 
 class Connection(Protocol):
     """A connected client, as far as `Motia.revoke` knows it."""
@@ -38,6 +41,9 @@ class Connection(Protocol):
 
     async def revoke(self) -> None:
         """End its admission: nothing more is sent to it."""
+
+    def shut_down(self) -> None:
+        """Say that the server goes down, and close."""
 
 
 class Motia:
@@ -90,6 +96,8 @@ class Motia:
         self._streams: Streams | None = None
         self._state: State | None = None
         self._exit = AsyncExitStack()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stopping = False
 
     @classmethod
     def from_project(cls, path: str | Path = ".", *, run_triggers: bool = True) -> Motia:
@@ -110,7 +118,7 @@ class Motia:
     @property
     def is_open(self) -> bool:
         """Whether it has been entered and not left."""
-        return self._streams is not None
+        return self._streams is not None and not self._stopping
 
     @property
     def streams(self) -> Streams:
@@ -130,6 +138,13 @@ class Motia:
         """The ``ctx`` for one run of a step or hook."""
         return make_context(self.streams, self.state, name, trigger)
 
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something that may outlive its connection: leaving waits for it (``shutdown_timeout`` at most)."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     async def revoke(self, predicate: Callable[[AuthContext], bool]) -> int:
         """End the admission of this process's clients whose auth context fits; returns how many.
 
@@ -148,10 +163,31 @@ class Motia:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._streams = self._state = None
-        await self._exit.aclose()
+        self._stopping = True
+        try:
+            await self._finish()
+        finally:
+            self._stopping = False
+            self._streams = self._state = None
+            await self._exit.aclose()
         self.storages.clear()
         self.hubs.clear()
+
+    async def _finish(self) -> None:
+        """Tell the clients that are left, then wait for what they leave behind: ``on_leave`` needs the storages."""
+        for connection in list(self.connections):
+            connection.shut_down()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self.settings.server.shutdown_timeout
+        while self._tasks and loop.time() < until:
+            await asyncio.wait(self._tasks, timeout=until - loop.time())
+        if late := list(self._tasks):
+            log.warning("%d hooks or joins took longer than the shutdown may and are cancelled", len(late))
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late)
+            if self._tasks:  # an admission that was cut short has an ``on_leave``
+                await asyncio.wait(self._tasks, timeout=LAST_HOOKS)
 
     async def _open(self, stack: AsyncExitStack) -> None:
         before_write = self._before_write()

@@ -16,6 +16,7 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 from itertools import groupby
 from typing import Any, Final, Protocol
 
@@ -56,7 +57,7 @@ class Sink(Protocol):
 
     def push(self, run: Run) -> None:
         """Take changes as they happen. A sink with several members gets what more than one
-        of them wants more than once, and the greater position last."""
+        of them wants more than once; what it did not get before has a greater position than all it got."""
 
     def replay(self, run: Run) -> None:
         """Take changes that a member missed, when it resumes."""
@@ -70,6 +71,7 @@ class Sink(Protocol):
         True if the sink held some of that and lets go too; it gets nothing more then
         until it asks for a `Hub.resync`.
         """
+        raise NotImplementedError
 
     def failed(self, member: Member, error: MotiaError) -> None:
         """Learn that the member's data is late, or cannot be read."""
@@ -125,6 +127,7 @@ class Hub:
         self._snapshots: dict[tuple[str, str | None], _Shared] = {}
         self._reaching = asyncio.Lock()
         self._wanted_floors: list[str] = []
+        self._too_far = ""
         self._resyncs: set[asyncio.Task[None]] = set()
 
     @property
@@ -202,12 +205,17 @@ class Hub:
         """Whether the member has not left."""
         return member in self._members.get((member.group, member.id), ())
 
-    def resync(self, member: Member, reason: str) -> None:
-        """Have a fresh sync sent, however long it takes, and go on from there (C5)."""
+    def pause(self, member: Member) -> None:
+        """Push nothing to it until its next `resync`."""
         member.position = _NOT_LIVE
+
+    def resync(self, member: Member, reason: str) -> asyncio.Task[None]:
+        """Have a fresh sync sent, however long it takes, and go on from there (C5)."""
+        self.pause(member)
         task = asyncio.create_task(self._resync(member, reason))
         self._resyncs.add(task)
         task.add_done_callback(self._resyncs.discard)
+        return task
 
     # -- upstream --------------------------------------------------------------------
 
@@ -230,6 +238,10 @@ class Hub:
                     error = again
             except Exception as caught:
                 error = caught
+            except asyncio.CancelledError:
+                if self._closed or (task := asyncio.current_task()) is None or task.cancelling():
+                    raise
+                error = BackendError("the adapter cancelled its own watch")
             if failures == 0:
                 down_since = loop.time()
                 log.warning("stream %s: the watch failed and is restarted: %s", self._spec.name, error)
@@ -256,14 +268,26 @@ class Hub:
         """To the group's subscribers all of it, to each item's what is about the item (C3)."""
         members = self._members
         whole = members.get((group, None))
+        if len(members) == (1 if whole else 0):
+            if whole:
+                _deliver(whole, Run(changes))
+            return
+        first, last = changes[0].position, changes[-1].position
+        if whole and any(first <= member.position < last for member in whole):
+            # One that gets only the rest of the run would be ahead of its sink's other members.
+            for change in changes:
+                self._push_mixed(group, whole, [change])
+        else:
+            self._push_mixed(group, whole, changes)
+
+    def _push_mixed(self, group: str, whole: Iterable[Member] | None, changes: list[Change]) -> None:
+        """To group and items, such that a sink with several of them gets rising positions."""
         if whole:
             _deliver(whole, Run(changes))
-        if len(members) == (1 if whole else 0):
-            return
-        for id in dict.fromkeys(change.id for change in changes if change.id is not None):
-            single = members.get((group, id))
+        for id, about in groupby(changes, _id):
+            single = self._members.get((group, id)) if id is not None else None
             if single:
-                _deliver(single, Run([change for change in changes if change.id == id]))
+                _deliver(single, Run(list(about)))
 
     async def _start_over(self, expired: PositionExpired) -> None:
         """The history we were reading is gone: a new start, and a sync for everybody (B8)."""
@@ -271,7 +295,7 @@ class Hub:
         self._seen = await self._adapter.head(self._spec)
         self._ring.restart(self._seen)
         self._generation += 1
-        self._written = ""
+        self._written = self._too_far = ""
         self._snapshots.clear()
         for member in self._everybody():
             self.resync(member, "reset")
@@ -305,6 +329,7 @@ class Hub:
             shared = self._snapshots.get(key)
             if shared is None or not shared.usable(self._ring.floor, self._written):
                 shared = self._snapshots[key] = _Shared(self._snapshot(*key), self._written)
+                shared.task.add_done_callback(partial(self._let_go_soon, key, shared))
             snapshot = await shared.get()
             # One older than the ring, or of a lost history, cannot be continued from the ring.
             if generation == self._generation and snapshot.position >= self._ring.floor:
@@ -316,6 +341,14 @@ class Hub:
             self._ring.mark(snapshot.position)
             member.position = snapshot.position
             member.sink.sync(member, snapshot, reason)
+
+    def _let_go_soon(self, key: tuple[str, str | None], shared: _Shared, _: asyncio.Task[Snapshot]) -> None:
+        """Once nobody may have it any more a snapshot is only memory."""
+        asyncio.get_running_loop().call_later(SNAPSHOT_REUSE, self._let_go, key, shared)
+
+    def _let_go(self, key: tuple[str, str | None], shared: _Shared) -> None:
+        if self._snapshots.get(key) is shared:
+            del self._snapshots[key]
 
     async def _snapshot(self, group: str, id: str | None) -> Snapshot:
         limit = self._max_sync_items
@@ -336,7 +369,7 @@ class Hub:
             if after < self._ring.floor:
                 await self._reach_back(after)
             # Only the backend can tell a snapshot's position from another store's.
-            if not self._ring.knows(after):
+            if after >= self._ring.floor and not self._ring.knows(after):
                 await self._probe(after)
                 self._ring.mark(after)
         except PositionExpired:
@@ -367,15 +400,14 @@ class Hub:
         self._wanted_floors.append(after)
         try:
             async with self._reaching:
-                if self._ring.floor <= after:
-                    return
-                start = min(self._wanted_floors)
-                try:
-                    await self._extend(start)
-                except PositionExpired:
-                    if start == after:
-                        raise
-                    await self._extend(after)
+                for start in dict.fromkeys((min(self._wanted_floors), after)):
+                    # What was too much stays so: the history only grows.
+                    if after < self._ring.floor and start > self._too_far:
+                        try:
+                            await self._extend(start)
+                        except PositionExpired:
+                            if start == after:
+                                raise
         finally:
             self._wanted_floors.remove(after)
 
@@ -386,12 +418,13 @@ class Hub:
             async for batch in batches:
                 older += batch.changes
                 size += sum(len(change.json or b"") for change in batch.changes)
-                if len(older) > RING_CHANGES or size > RING_BYTES or generation != self._generation:
+                if generation != self._generation:
                     return
-                if batch.position >= self._ring.floor:
-                    break
-        if generation == self._generation:
-            self._ring.prepend(start, older)
+                too_much = len(older) > RING_CHANGES or size > RING_BYTES
+                if too_much or batch.position >= self._ring.floor:
+                    if too_much or not self._ring.prepend(start, older):
+                        self._too_far = max(self._too_far, start)
+                    return
 
 
 def _deliver(members: Iterable[Member], run: Run) -> None:
@@ -405,6 +438,10 @@ def _deliver(members: Iterable[Member], run: Run) -> None:
 
 def _group(change: Change) -> str:
     return change.group_id
+
+
+def _id(change: Change) -> str | None:
+    return change.id
 
 
 class _Shared:

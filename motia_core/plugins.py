@@ -12,6 +12,7 @@ without its arguments, to the logger ``motia.plugins``.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import os
@@ -28,7 +29,7 @@ from motia_core.errors import ConfigError, MissingDependency, PluginError
 from motia_core.plugin_checks import HOOKS, suggestion
 from motia_core.plugin_loading import APPLICATION, GROUP, Claim, Loader, PluginRecord, conflict, reason
 
-__all__ = ["APPLICATION", "GROUP", "PluginRecord", "Plugins", "build_adapter"]
+__all__ = ["APPLICATION", "GROUP", "PluginRecord", "Plugins", "build_adapter", "is_no_failure"]
 
 logger = logging.getLogger("motia.plugins")
 
@@ -131,12 +132,18 @@ class Plugins:
                 return answer
         return None
 
-    async def notify(self, hook: str, /, **arguments: Any) -> None:
-        """Tell every plugin; an exception of one is logged and stops neither caller nor others."""
+    async def notify(self, hook: str, limit: float | None = None, /, **arguments: Any) -> None:
+        """Tell every plugin; what one raises is logged and stops neither caller nor others.
+
+        ``limit``: seconds for each; one that takes longer is cancelled.
+        """
         for implementation in self._calls[hook]:
             try:
-                await self._ask(implementation, arguments)
-            except Exception:
+                async with asyncio.timeout(limit):
+                    await self._ask(implementation, arguments)
+            except BaseException as error:
+                if is_no_failure(error):
+                    raise
                 logger.exception("%s of plugin %s failed", hook, implementation.plugin_name)
 
     async def _ask(self, implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
@@ -155,6 +162,17 @@ class Plugins:
 
     def _left_out(self) -> str:
         return "".join(f"\n  {record} {reason(record)}" for record in self.records if record.status != "loaded")
+
+
+def is_no_failure(error: BaseException) -> bool:
+    """Whether what came out of a hook must go on: a Ctrl-C, or the cancellation of whoever called it.
+
+    All else is the hook's own failure, a ``SystemExit`` or somebody's ``CancelledError`` too.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, (KeyboardInterrupt, GeneratorExit))
 
 
 def build_adapter(plugin: AdapterPlugin, settings: StorageSettings, options: BaseModel) -> Adapter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,16 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from motia_core import config, config_storage, hookspecs
+from motia_core.adapter import Capabilities
 from motia_core.plugin_checks import HOOKS
+from motia_core.plugins import Plugins
+from motia_core.server import codes as server_codes
 
-REFERENCE = Path(__file__).parent.parent / "docs" / "reference"
+ROOT = Path(__file__).parent.parent
+REFERENCE = ROOT / "docs" / "reference"
+README = ROOT / "README.md"
+RESULTS = REFERENCE / "conformance.json"
+"""What the suite said, by backend and letter; ``MOTIA_CONFORMANCE_REPORT`` makes the tests write it."""
 
 
 def markdown(text: str) -> str:
@@ -83,20 +91,91 @@ def shown(default: Any) -> str:
     return f"`{list(default) if isinstance(default, tuple) else default}`"
 
 
-PAGES: dict[str, Callable[[], str]] = {"hooks.md": hooks, "configuration.md": configuration}
+def codes() -> str:
+    """Every code that a client can meet."""
+    lines = [
+        note("motia_core/server/codes.py"),
+        f"# Error and close codes\n\n{markdown(server_codes.__doc__ or '')}\n\n",
+        "A subscription's error comes as its stream frame (`event.type` is `error`), a connection's as\n",
+        '`{"type": "error", "data": {"code", "message"}}`; a code with a close code ends the connection.\n\n',
+        "| code | means | the client should | closes with |\n| --- | --- | --- | --- |\n",
+    ]
+    lines += [f"| `{c.name}` | {c.meaning} | {c.client} | {c.close or ''} |\n" for c in server_codes.CODES.values()]
+    return "".join(lines)
+
+
+MARKS = {"full": "yes", "limited": "limited", "unsupported": "no"}
+
+
+def capabilities() -> str:
+    """What each backend declares, with its notes and limits."""
+    parts = [
+        note("the capabilities that adapters declare"),
+        "# Capabilities\n\nDeclared by each backend, and held against it both ways by `motia_core.testing`: what is\n",
+        "declared must pass, what is not must be refused by a clear error before any I/O.\n",
+    ]
+    for title, mode in backends():
+        parts.append(f"\n## {title}\n\n| capability | | |\n| --- | --- | --- |\n")
+        parts += [f"| {name} | {MARKS[s.level]} | {s.note} |\n" for name, s in mode.supports().items()]
+        numbers = {name: getattr(mode, name) for name in mode.__slots__ if name not in mode.supports()}
+        parts += [f"| {name} | {value:,} | |\n" for name, value in numbers.items()]
+    return "".join(parts)
+
+
+def matrix() -> str:
+    """The README's table: declared capabilities, and what the suite last said of each backend."""
+    shown_backends = backends()
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    names = list(shown_backends[0][1].supports())
+    head = "| | " + " | ".join(title for title, _ in shown_backends) + " |"
+    lines = [head, "| --- |" + " --- |" * len(shown_backends)]
+    for name in names:
+        cells = [MARKS[mode.supports()[name].level] for _, mode in shown_backends]
+        lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
+    for letter, what in (("A", "data"), ("B", "order"), ("C", "subscribers"), ("F", "trouble")):
+        cells = []
+        for title, _ in shown_backends:
+            counts = results.get(title.partition(" ")[0], {}).get(letter)
+            skipped = f", {counts['skipped']} n/a" if counts and counts["skipped"] else ""
+            cells.append(f"{counts['passed']} passed{skipped}" if counts else "–")
+        lines.append(f"| suite: {letter}, {what} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def backends() -> list[tuple[str, Capabilities]]:
+    """Each backend's modes, with their declared capabilities."""
+    plugins = Plugins.load(environ={}).adapters.values()
+    return [(f"{plugin.name} ({mode})", declared) for plugin in plugins for mode, declared in plugin.modes.items()]
+
+
+def readme() -> str:
+    """The README with its matrix made anew."""
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition("<!-- matrix:begin -->")
+    _, _, after = rest.partition("<!-- matrix:end -->")
+    return f"{before}<!-- matrix:begin -->\n{matrix()}<!-- matrix:end -->{after}"
+
+
+PAGES: dict[Path, Callable[[], str]] = {
+    REFERENCE / "hooks.md": hooks,
+    REFERENCE / "configuration.md": configuration,
+    REFERENCE / "codes.md": codes,
+    REFERENCE / "capabilities.md": capabilities,
+    README: readme,
+}
 """Generated pages, with what generates them."""
 
 
 def main(check: bool) -> int:
     """Write the pages, or report those that differ; the exit code."""
     stale = []
-    for name, generate in PAGES.items():
-        file, text = REFERENCE / name, generate()
+    for file, generate in PAGES.items():
+        text, name = generate(), str(file.relative_to(ROOT))
         if check and (not file.exists() or file.read_text(encoding="utf-8") != text):
-            stale.append(f"docs/reference/{name}")
+            stale.append(name)
         elif not check:
             file.write_text(text, encoding="utf-8")
-            print(f"wrote docs/reference/{name}")
+            print(f"wrote {name}")
     if stale:
         print(f"out of date: {', '.join(stale)}; run: python scripts/generate_docs.py", file=sys.stderr)
     return 1 if stale else 0

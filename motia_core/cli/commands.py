@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from motia_core.cli import data, health, serving
+from motia_core.cli import data, health, scaffold, serving
 
 app = typer.Typer(
     name="motia-core",
@@ -28,6 +28,7 @@ app.command("list")(data.list_items)
 app.command()(data.groups)
 app.command()(health.plugins)
 app.command()(health.doctor)
+app.command()(scaffold.new_adapter)
 
 
 def _version(wanted: bool) -> None:

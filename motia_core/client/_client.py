@@ -139,8 +139,9 @@ class StreamConnection:
         return off
 
     async def __aenter__(self) -> Self:
+        limit = asyncio.timeout(self._connect_timeout)
         try:
-            async with asyncio.timeout(self._connect_timeout) as limit:
+            async with limit:
                 while self._status != "live" and self._pending is None:
                     if not await self._read():
                         raise StreamError("CLOSED", "the stream was closed while it was being opened")
@@ -225,9 +226,9 @@ class StreamConnection:
             await self._joined(frame.get("position"))
         elif kind == "error":
             error = error_of(frame.get("data"))
-            self._link.ends_with(error)
-            # A refusal is raised as the connection closes, a restart is not worth a word.
-            if not isinstance(error, AccessDenied) and error.code != SERVER_SHUTDOWN:
+            if isinstance(error, AccessDenied):
+                self._link.ends_with(error)  # Raised as the connection closes, if that is the end.
+            elif error.code != SERVER_SHUTDOWN:
                 await self._report(error)
         elif kind == "stream" and isinstance(frame.get("event"), dict):
             if frame["event"].get("type") == "error":

@@ -20,8 +20,8 @@ const RESTARTING = new Set([1001, 1012]);
 const SLOW_CONSUMER = "SLOW_CONSUMER";
 /** Trouble that passes: a join is worth another try, a live subscription goes on by itself. */
 const PASSING = new Set(["BACKEND_UNAVAILABLE", "INTERNAL_ERROR"]);
-/** Announces a close that is followed by a new connection anyway. */
-const SERVER_SHUTDOWN = "SERVER_SHUTDOWN";
+/** These announce that the connection will be closed: an error only if that is the end. */
+const ANNOUNCEMENTS = new Set(["UNAUTHENTICATED", "ACCESS_ENDED", "SERVER_SHUTDOWN"]);
 
 /** What went wrong, with the server's code; `data` is all that the server said. */
 export class StreamError extends Error {
@@ -327,7 +327,7 @@ class Connection {
   #turn = 0;
   #attempt = 0;
   #renewed = false;
-  #lastError = null;
+  #announced = null;
   #online = () => this.#wake();
 
   static shared(url, token, WebSocket) {
@@ -361,7 +361,9 @@ class Connection {
 
   remove(channel) {
     this.#channels.delete(channel.subscriptionId);
-    this.#groups.get(groupKey(channel.name, channel.groupId))?.delete(channel);
+    const key = groupKey(channel.name, channel.groupId);
+    const group = this.#groups.get(key);
+    if (group?.delete(channel) && !group.size) this.#groups.delete(key);
     if (this.#channels.size) return;
     Connection.#all.delete(this);
     clearTimeout(this.#timer);
@@ -408,7 +410,7 @@ class Connection {
       return this.#fail(new StreamError("CONNECT_FAILED", error.message, error));
     }
     this.#socket = socket;
-    this.#lastError = null;
+    this.#announced = null;
     const mine = (act) => (event) => socket === this.#socket && act(event);
     const tooSlow = mine(() => {
       this.#drop();
@@ -420,11 +422,13 @@ class Connection {
       for (const channel of [...this.#channels.values()]) channel.join();
     });
     socket.onmessage = mine((event) => this.#receive(event.data));
-    socket.onclose = mine((event) => {
+    const ended = (code) => {
       this.#socket = null;
-      this.#lost(event.code);
-    });
-    socket.onerror = () => {}; // A close event always follows.
+      this.#lost(code);
+    };
+    socket.onclose = mine((event) => ended(event.code));
+    // A close event follows; only where Node cannot connect at all it leaves the socket "connecting".
+    socket.onerror = mine(() => socket.readyState === 0 && ended(1006));
   }
 
   #open(token) {
@@ -447,15 +451,19 @@ class Connection {
       return report("a frame is not JSON", error);
     }
     if (frame?.type === "joined") this.#channels.get(frame.subscriptionId)?.joined(frame.position);
+    else if (frame?.type === "stream" && frame.event) this.#route(frame);
     else if (frame?.type === "error") {
-      this.#lastError = asError(frame.data);
-      if (this.#lastError.code !== SERVER_SHUTDOWN) this.#emitError(this.#lastError);
+      const error = asError(frame.data);
+      if (ANNOUNCEMENTS.has(error.code)) this.#announced = error;
+      else this.#emitError(error);
     }
-    else if (frame?.type === "stream" && frame.event) {
-      for (const channel of [...(this.#groups.get(groupKey(frame.streamName, frame.groupId)) ?? [])]) {
-        const mine = frame.subscriptionId === undefined ? concerns(frame, channel) : frame.subscriptionId === channel.subscriptionId;
-        if (mine) channel.receive(frame);
-      }
+  }
+
+  #route(frame) {
+    const { subscriptionId } = frame;
+    for (const channel of [...(this.#groups.get(groupKey(frame.streamName, frame.groupId)) ?? [])]) {
+      const mine = subscriptionId === undefined ? concerns(frame, channel) : subscriptionId === channel.subscriptionId;
+      if (mine) channel.receive(frame);
     }
   }
 
@@ -466,7 +474,7 @@ class Connection {
       delay = 0;
     } else if (code === UNAUTHENTICATED || code === FORBIDDEN) {
       const said = code === UNAUTHENTICATED ? "UNAUTHENTICATED" : "FORBIDDEN";
-      return this.#fail(this.#lastError ? null : new StreamError(said, `the server closed the connection (${code})`));
+      return this.#fail(this.#announced ?? new StreamError(said, `the server closed the connection (${code})`));
     } else if (RESTARTING.has(code)) {
       delay = jitter(2 * BASE_DELAY);
     }
@@ -480,7 +488,7 @@ class Connection {
   }
 
   #fail(error) {
-    if (error) this.#emitError(error);
+    this.#emitError(error);
     for (const channel of [...this.#channels.values()]) channel.fail();
   }
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, MutableMapping
+from collections.abc import AsyncGenerator, Iterable, MutableMapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import orjson
 from starlette.applications import Starlette
@@ -49,14 +49,11 @@ def asgi_app(motia: Motia) -> ASGIApp:
     server = Server(motia)
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> Any:
+    async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
         async with AsyncExitStack() as stack:
             if not motia.is_open:
                 await stack.enter_async_context(motia)
-            try:
-                yield
-            finally:
-                await server.drain()
+            yield
 
     origins = list(motia.settings.server.allowed_origins)
     return Starlette(
@@ -82,7 +79,6 @@ class Server:
         self.motia = motia
         self.connections = 0
         self._fanout: Fanout | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -93,15 +89,6 @@ class Server:
         else:
             response = await self._http(HttpRequest(scope, receive))
             await response(scope, receive, send)
-
-    async def drain(self) -> None:
-        """Wait for the hooks that are still running; cancel what takes too long."""
-        limit = self.motia.settings.server.shutdown_timeout
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=limit)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
 
     async def health(self, _: HttpRequest) -> Response:
         """``/healthz``: 200 if every storage answers, else 503; says which."""
@@ -179,22 +166,9 @@ class Server:
             return
         if self._fanout is None:
             self._fanout = Fanout()
-        transport = (scope.get("extensions") or {}).get(EXTENSION) or {}
-        connection = Connection(
-            self.motia,
-            self._fanout,
-            send,
-            write=transport.get("write"),
-            abort=transport.get("abort"),
-            spawn=self._spawn,
-        )
+        offered = (scope.get("extensions") or {}).get(EXTENSION) or {}
+        connection = Connection(self.motia, self._fanout, send, transport=offered.get("transport"))
         await connection.run(auth, receive)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
 
 async def _refuse(send: Send, code: str, message: str) -> None:
@@ -210,22 +184,31 @@ async def _refuse(send: Send, code: str, message: str) -> None:
 def _route_path(scope: MutableMapping[str, Any]) -> str:
     """The path below where the application is mounted, still percent-encoded."""
     raw = scope.get("raw_path")
-    path = raw.decode("ascii", "replace").partition("?")[0] if raw else scope["path"]
+    path = raw.decode("ascii", "replace").partition("?")[0] if raw else quote(scope["path"])
     root = scope.get("root_path", "")
-    return path[len(root) :] or "/" if root and path.startswith(root) else path
+    for mount in (root, quote(root)):
+        if mount and path.startswith(mount):
+            return path[len(mount) :] or "/"
+    return path
 
 
 def _origin_allowed(scope: Scope, allowed: Iterable[str]) -> bool:
     """No Origin: not a browser. Else the server's own, or one that the settings name (E4)."""
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-    origin = headers.get("origin")
-    if origin is None:
-        return True
-    origin = origin.lower()
-    if "*" in (listed := set(allowed)) or origin in listed:
-        return True
-    parts = urlsplit(origin)
-    return parts.scheme in ("http", "https") and parts.netloc == headers.get("host", "").lower() != ""
+    headers = [(name.decode("latin-1").lower(), value.decode("latin-1").lower()) for name, value in scope["headers"]]
+    hosts = {value for name, value in headers if name == "host" and value}
+    listed = set(allowed)
+    return all(
+        "*" in listed or value in listed or _host_of(value) in hosts for name, value in headers if name == "origin"
+    )
+
+
+def _host_of(origin: str) -> str | None:
+    """The host and port of a web page's origin; ``None`` if it is none."""
+    try:
+        parts = urlsplit(origin)
+    except ValueError:
+        return None
+    return parts.netloc if parts.scheme in ("http", "https") else None
 
 
 def _auth_request(scope: Scope) -> Request:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 from motia_core.access import Admission
 from motia_core.app import Motia
@@ -32,7 +32,6 @@ log = logging.getLogger("motia.server")
 
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 STALL_LIMIT = 10.0
 """Seconds that a socket may take nothing while something waits for it."""
@@ -46,43 +45,75 @@ LOST = 1006
 MAX_TIMER = 86_400.0
 """Seconds; an expiry further away is looked at again then."""
 
+MAX_LEFT = 1_000
+"""Subscriptions that were left and whose hooks still run, of one connection."""
+
+SYNCS_AT_ONCE = 8
+"""Snapshots that one connection has read for it at the same time."""
+
+RESYNC_PATIENCE = 1.0
+"""Seconds after which the next subscription of a slow client gets its sync, whatever became of the last."""
+
+
+class Transport(Protocol):
+    """What a server may offer below ASGI, in the scope's ``extensions`` (see `protocol`)."""
+
+    def write(self, frames: bytes) -> bool:
+        """Write encoded frames; False, and nothing written, while it is full. Raises when it is gone."""
+        raise NotImplementedError
+
+    async def writable(self, limit: float) -> None:
+        """Wait until it may be written to. ``TimeoutError``: the client took nothing for ``limit`` seconds."""
+
+    def abort(self) -> None:
+        """Drop the connection with all that waits in its buffer."""
+
 
 class Joined:
     """One subscription of one connection, from its join frame to its leave: the hub's sink for it."""
 
-    __slots__ = ("_connection", "admission", "gone", "hub", "member", "message", "push", "replay")
+    __slots__ = ("_connection", "admission", "gone", "hub", "member", "message")
 
     def __init__(self, connection: Connection, message: Message) -> None:
         self._connection = connection
-        self.push: Callable[[Run], None] = connection.push
-        self.replay: Callable[[Run], None] = connection.replay
         self.message = message
         self.admission: Admission | None = None
         self.hub: Hub | None = None
         self.member: Member | None = None
         self.gone = False
 
+    def push(self, run: Run) -> None:
+        """Hub: changes."""
+        self._connection.push(run)
+
+    def replay(self, run: Run) -> None:
+        """Hub: changes that were missed."""
+        if not self.gone:
+            self._connection.replay(run)
+
     def sync(self, member: Member, snapshot: Snapshot, reason: str | None) -> None:
         """Hub: a snapshot."""
-        self.member = member
-        if reason is not None:
-            self._connection.forget(self.message.stream)
-        self._connection.send_frame(_snapshot_frame(self.message, snapshot, reason))
+        if not self.gone:
+            self.member = member
+            self._connection.sync(self.message, snapshot, reason)
 
     def trim(self, member: Member, floor: str) -> bool:
         """Hub: the connection has limits of its own, in what is encoded."""
         return False
 
     def failed(self, member: Member, error: MotiaError) -> None:
-        """Hub: trouble."""
-        self._connection.send_frame(error_frame(_code_of(error), _public(error), self.message.names))
+        """Hub: trouble; what cannot be synced any more is over."""
+        if isinstance(error, GroupTooLarge):
+            self._connection.drop(self, error)
+        else:
+            self._connection.send_frame(error_frame(_code_of(error), _public(error), self.message.names))
 
 
 class Connection:
     """A client that has been accepted. `run` serves it until it is gone.
 
-    ``write`` and ``abort`` come from a server that offers its transport (`protocol`):
-    many frames in one write, False when it is full. Elsewhere ASGI's ``send`` does.
+    ``transport`` comes from a server that offers its own (`protocol`): many frames in one
+    write. Elsewhere ASGI's ``send`` does.
     """
 
     def __init__(
@@ -91,23 +122,25 @@ class Connection:
         fanout: Fanout,
         send: Send,
         *,
-        write: Callable[[bytes], bool] | None = None,
-        abort: Callable[[], None] | None = None,
-        spawn: Spawn,
+        transport: Transport | None = None,
     ) -> None:
         limits = motia.settings.server
         self._motia = motia
         self._fanout = fanout
         self._send = send
-        self._write = write
-        self._abort = abort
-        self._spawn = spawn
+        self._transport = transport
+        self._spawn = motia.spawn
         self._limits = limits
         self._auth = Auth(None)
         self._joins: dict[str, Joined] = {}
+        self._hooks = 0
+        self._syncing = asyncio.Semaphore(SYNCS_AT_ONCE)
+        self._behind: dict[Joined, None] = {}
+        self._catching_up: asyncio.Task[None] | None = None
         self._queue: deque[Frame] = deque()
         self._bytes = 0
         self._changes = 0
+        self._change_bytes = 0
         self._room = asyncio.Event()
         self._room.set()
         self._max_changes = limits.send_queue_changes
@@ -120,6 +153,8 @@ class Connection:
         self._timer: asyncio.TimerHandle | None = None
         self._bad_frames = 0
         self._loop = asyncio.get_running_loop()
+        self._serving: asyncio.Task[Any] | None = None
+        self._given_up = False
 
     @property
     def auth_context(self) -> AuthContext:
@@ -134,6 +169,7 @@ class Connection:
     async def run(self, auth: Auth, receive: Receive) -> None:
         """Serve the client's frames until it is gone; an ended one is gone once its close is sent."""
         self._auth = auth
+        self._serving = asyncio.current_task()
         self._motia.connections.add(self)
         try:
             if not self._schedule_expiry():
@@ -144,9 +180,14 @@ class Connection:
                     break
                 if self._closing is None:
                     self._received(message)
+                    # Who asks without reading the answers is not read either.
+                    await self._room.wait()
+        except asyncio.CancelledError:
+            if not self._given_up or (self._serving and self._serving.uncancel()):
+                raise
         finally:
+            self._serving = None
             self._motia.connections.discard(self)
-            self._cut()
             self._lost()
             if self._timer:
                 self._timer.cancel()
@@ -156,6 +197,10 @@ class Connection:
     async def revoke(self) -> None:
         """End the admission: nothing but the error and the close is sent from here on (E5)."""
         self.end("ACCESS_ENDED", "access was revoked")
+
+    def shut_down(self) -> None:
+        """Have the client connect anew, to whoever serves then."""
+        self.end("SERVER_SHUTDOWN", "the server is going down")
 
     def end(self, code: str, message: str) -> None:
         """Leave everything, say why, and close."""
@@ -192,14 +237,23 @@ class Connection:
 
     def _join(self, message: Message) -> None:
         self._leave(message.subscription_id)
-        if len(self._joins) >= self._limits.max_subscriptions:
+        limit = self._limits.max_subscriptions
+        # Hooks of what was left already may still run: joining and leaving must not pile them up.
+        if len(self._joins) >= limit or self._hooks >= limit + MAX_LEFT:
             raise BadFrame(
                 "TOO_MANY_SUBSCRIPTIONS",
-                f"a connection may have {self._limits.max_subscriptions} subscriptions",
+                f"a connection may have {limit} subscriptions",
                 message.names,
             )
         joined = self._joins[message.subscription_id] = Joined(self, message)
-        self._spawn(self._admit(joined))
+        self._run_hook(self._admit(joined))
+
+    def _run_hook(self, work: Coroutine[Any, Any, None]) -> None:
+        self._hooks += 1
+        self._spawn(work).add_done_callback(self._hook_done)
+
+    def _hook_done(self, _: asyncio.Task[None]) -> None:
+        self._hooks -= 1
 
     async def _admit(self, joined: Joined) -> None:
         """The hooks first; nothing of the group is read before they have said yes (E1, E2).
@@ -211,25 +265,32 @@ class Connection:
         subscription = Subscription(message.stream, message.group, message.id, message.subscription_id)
         try:
             joined.admission = await self._motia.access.join(subscription, self._auth.context)
-            if joined.gone:
-                await self._motia.access.leave(joined.admission)
-                return
-            await self._room.wait()
-            hub = joined.hub = self._motia.hubs[message.stream]
-            member = await hub.join(joined, message.group, message.id, message.after)
-            joined.member = member
+            async with self._syncing:
+                await self._room.wait()
+                if not joined.gone:
+                    hub = joined.hub = self._motia.hubs[message.stream]
+                    joined.member = await hub.join(joined, message.group, message.id, message.after)
+                    if message.resumable and not (joined.gone or self._overflowed):
+                        position = max(hub.position, joined.member.position)
+                        self.send_frame(joined_frame(message.subscription_id, position))
             if joined.gone:
                 self._detach(joined)
-            elif message.resumable:
-                self.send_frame(joined_frame(message.subscription_id, max(hub.position, member.position)))
         except Exception as error:
             if not isinstance(error, MotiaError):
                 log.exception("a join of stream %r failed", message.stream)
-            if not joined.gone:
-                joined.gone = True
-                self._joins.pop(message.subscription_id, None)
-                self.send_frame(error_frame(_code_of(error), _public(error), message.names))
+            self.drop(joined, error)
+        except asyncio.CancelledError:
+            joined.gone = True
             self._detach(joined)
+            raise
+
+    def drop(self, joined: Joined, error: BaseException) -> None:
+        """End a subscription that cannot be served, and say why."""
+        if not joined.gone:
+            joined.gone = True
+            self._joins.pop(joined.message.subscription_id, None)
+            self.send_frame(error_frame(_code_of(error), _public(error), joined.message.names))
+        self._detach(joined)
 
     def _leave(self, subscription_id: str) -> None:
         joined = self._joins.pop(subscription_id, None)
@@ -244,7 +305,7 @@ class Connection:
             joined.hub.leave(joined.member)
         if joined.admission is not None:
             admission, joined.admission = joined.admission, None
-            self._spawn(self._motia.access.leave(admission))
+            self._run_hook(self._motia.access.leave(admission))
 
     def _cut(self) -> None:
         for subscription_id in list(self._joins):
@@ -271,15 +332,22 @@ class Connection:
         self._queue.append(frame)
         self._bytes += frame.size
         self._changes += len(run.changes)
-        if self._changes > self._max_changes or self._bytes > self._max_bytes:
+        self._change_bytes += frame.size
+        # A sync that waits does not count: it would be dropped, sent and dropped again.
+        if self._changes > self._max_changes or self._change_bytes > self._max_bytes:
             self._overflow()
         if not self._scheduled:
             self._scheduled = True
             self._fanout.add(self)
 
-    def forget(self, stream: str) -> None:
-        """What was pushed of a stream no longer counts: its history may be another one now."""
-        self._pushed.pop(stream, None)
+    def sync(self, message: Message, snapshot: Snapshot, reason: str | None) -> None:
+        """Hub: a snapshot for one subscription; after an overflow, with the acknowledgement that went with it."""
+        if snapshot.position < self._pushed.get(message.stream, ""):
+            # Within one history that cannot be: what was pushed belongs to one that is lost.
+            del self._pushed[message.stream]
+        self.send_frame(_snapshot_frame(message, snapshot, reason))
+        if message.resumable and reason == "overflow":
+            self.send_frame(joined_frame(message.subscription_id, snapshot.position))
 
     def send_frame(self, frame: Frame) -> None:
         """Queue one frame that is no change; nothing once the connection is ending."""
@@ -291,9 +359,9 @@ class Connection:
         self._scheduled = False
         if self._sending is not None or not self._queue:
             return
-        if self._write is not None:
+        if self._transport is not None:
             try:
-                if self._write(b"".join([frame.wire for frame in self._queue])):
+                if self._transport.write(b"".join([frame.wire for frame in self._queue])):
                     self._empty()
                     return
             except Exception:
@@ -310,18 +378,33 @@ class Connection:
                 if self._queue:
                     frame = self._queue.popleft()
                     self._bytes -= frame.size
-                    self._changes -= len(frame.payloads) if frame.kind == "change" else 0
-                    for text in frame.texts:
-                        async with asyncio.timeout(STALL_LIMIT):
-                            await self._send({"type": "websocket.send", "text": text})
-            self._room.set()
+                    if frame.kind == "change":
+                        self._changes -= len(frame.payloads)
+                        self._change_bytes -= frame.size
+                    if self._bytes <= self._max_bytes // 2:
+                        self._room.set()
+                    await self._send_now(frame)
         except TimeoutError:
             log.info("a client took nothing for %g seconds and is dropped", STALL_LIMIT)
-            self._lost(abort=True)
+            self.end("CLIENT_STALLED", f"nothing was taken for {STALL_LIMIT:g} seconds")
         except Exception:
             self._lost()
         finally:
             self._sending = None
+
+    async def _send_now(self, frame: Frame) -> None:
+        """Send one frame, unless the connection ends meanwhile. Raises ``TimeoutError`` if the client stalls."""
+        ending = self._closing
+        if self._transport is not None:
+            await self._transport.writable(STALL_LIMIT)
+            while self._closing == ending and not self._transport.write(frame.wire):
+                await self._transport.writable(STALL_LIMIT)
+            return
+        for text in frame.texts:
+            if self._closing != ending:
+                return
+            async with asyncio.timeout(STALL_LIMIT):
+                await self._send({"type": "websocket.send", "text": text})
 
     def _put(self, frame: Frame) -> None:
         self._queue.append(frame)
@@ -334,7 +417,7 @@ class Connection:
 
     def _empty(self) -> None:
         self._queue.clear()
-        self._bytes = self._changes = 0
+        self._bytes = self._changes = self._change_bytes = 0
         self._room.set()
 
     def _overflow(self) -> None:
@@ -349,20 +432,45 @@ class Connection:
             self._sending = self._spawn(self._drain())
 
     def _recover(self) -> None:
+        """Nothing more for any subscription until it has had its sync, one after the other."""
         self._overflowed = False
-        for joined in list(self._joins.values()):
+        for joined in self._joins.values():
             if joined.member is not None and joined.hub is not None:
-                notice = error_frame("SLOW_CONSUMER", "changes were dropped; a sync follows", joined.message.names)
-                self.send_frame(notice)
-                joined.hub.resync(joined.member, "overflow")
+                joined.hub.pause(joined.member)
+                self._behind[joined] = None
+                text = "changes were dropped; a sync follows"
+                self.send_frame(error_frame("SLOW_CONSUMER", text, joined.message.names))
+        if self._behind and self._catching_up is None:
+            self._catching_up = self._spawn(self._catch_up())
 
-    def _lost(self, *, abort: bool = False) -> None:
+    async def _catch_up(self) -> None:
+        """One sync at a time, and only while there is room: together they may be far more than fits."""
+        while self._behind:
+            await self._room.wait()
+            if not self._behind:
+                break
+            joined = next(iter(self._behind))
+            del self._behind[joined]
+            if not joined.gone and joined.hub is not None and joined.member is not None:
+                await asyncio.wait({joined.hub.resync(joined.member, "overflow")}, timeout=RESYNC_PATIENCE)
+        self._catching_up = None
+
+    def _lost(self) -> None:
         """The transport is gone, or is given up: nothing more can be sent."""
         self._closing = self._closing or LOST
         self._overflowed = False
+        self._cut()
+        self._behind.clear()
         self._empty()
-        if abort and self._abort is not None:
-            self._abort()
+
+    def _give_up(self) -> None:
+        """Break the connection off; without a transport of our own, by ending the application's call."""
+        self._lost()
+        if self._transport is not None:
+            self._transport.abort()
+        elif self._serving is not None:
+            self._given_up = True
+            self._serving.cancel()
 
     async def _finish(self) -> None:
         """Send what `end` left to say, and close."""
@@ -373,7 +481,7 @@ class Connection:
                     await asyncio.wait({self._sending})
                 await self._send({"type": "websocket.close", "code": self._closing})
         except Exception:
-            self._lost(abort=True)
+            self._give_up()
 
     def _schedule_expiry(self) -> bool:
         if self._auth.expires_at is None:

@@ -84,8 +84,8 @@ def read_message(text: str) -> Message:
     return Message(frame["type"], stream, str(group), id, subscription, after, "after" in data)
 
 
-FrameKind = Literal["change", "sync", "control"]
-"""What a frame is for: changes and syncs can be replaced by a later sync, the others cannot."""
+FrameKind = Literal["change", "sync", "joined", "control"]
+"""What a frame is for: all but the last kind can be replaced by a later sync, and say nothing true without it."""
 
 
 class Frame:
@@ -169,7 +169,8 @@ def sync_frame(stream: str, group: str, id: str | None, snapshot: Snapshot, reas
 
 def joined_frame(subscription_id: str, position: str) -> Frame:
     """The acknowledgement of a join that asked for one."""
-    return _control({"type": "joined", "subscriptionId": subscription_id, "position": position})
+    frame = {"type": "joined", "subscriptionId": subscription_id, "position": position}
+    return Frame([orjson.dumps(frame)], "joined")
 
 
 def error_frame(code: str, message: str, names: dict[str, Any] | None = None) -> Frame:

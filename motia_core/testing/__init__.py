@@ -2,12 +2,18 @@
 
 In a test module of your backend::
 
-    from motia_core.testing import *
+    from motia_core.testing import *  # the test classes, and the fixture `world`
 
-and a fixture ``harness`` that yields your `Harness`.
+    @pytest.fixture
+    async def harness() -> AsyncGenerator[Harness, None]: ...
+
+``motia-core new-adapter NAME`` writes all of it. The suite follows the version of
+motia-core: a new test for a clause that was there before is a minor version, a new or
+changed clause a major one; pin ``motia-core~=X.Y`` and see what a newer one finds.
 """
 
 from motia_core.testing.data import Data as TestData
+from motia_core.testing.fixtures import world
 from motia_core.testing.harness import Cannot, Harness, Reader, World, eventually, read_log
 from motia_core.testing.history import check_history
 from motia_core.testing.machine import Machine as TestMachine
@@ -28,4 +34,5 @@ __all__ = [
     "check_history",
     "eventually",
     "read_log",
+    "world",
 ]

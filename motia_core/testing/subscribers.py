@@ -416,6 +416,7 @@ def _check_subscriber(seen: list[Any], final: dict[str, Any]) -> None:
     assert seen[0].type == "sync"
     state: dict[str, Any] = {}
     position = ""
+    synced: list[int] = []
     counted: dict[str, int] = {}
     for entry in seen:
         assert entry.position >= position if entry.type == "sync" else entry.position > position

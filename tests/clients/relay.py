@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 class Relay:
-    """A TCP relay at a port that stays: connections can be cut at will."""
+    """A TCP relay at a port that stays: connections can be cut, or left hanging, at will."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -15,12 +15,9 @@ class Relay:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._frozen: set[asyncio.StreamWriter] = set()
 
-    async def start(self, *, clock_behind: float = 0.0) -> None:
-        """Begin, or begin again, perhaps on a machine whose clock is behind (seconds).
-
-        Here no clock is asked, so that makes no difference; nor may it to a real server.
-        """
+    async def start(self) -> None:
         self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -29,8 +26,14 @@ class Relay:
             self._server.close()
 
     def cut(self) -> None:
+        """Break every connection."""
         for writer in self._writers:
             writer.transport.abort()
+
+    def freeze(self) -> None:
+        """Let nothing more through the connections that there are, without a word to either end."""
+        for writer in self._writers:
+            self._frozen.add(writer)
 
     async def aclose(self) -> None:
         await self.stop_listening()
@@ -49,16 +52,18 @@ class Relay:
         ends = {writer, up_writer}
         self._writers |= ends
         try:
-            await asyncio.gather(_copy(reader, up_writer), _copy(up_reader, writer))
+            await asyncio.gather(self._copy(reader, up_writer), self._copy(up_reader, writer))
         finally:
             self._writers -= ends
+            self._frozen -= ends
             for end in ends:
                 end.transport.abort()
 
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if writer not in self._frozen:
+                    writer.write(data)
+                    await writer.drain()
+            if writer not in self._frozen:
+                writer.write_eof()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -81,6 +82,13 @@ class Peer:
         for frame in frames:
             await self.socket.send(json.dumps(frame))
 
+    async def silent(self) -> bool:
+        """Whether the client has sent nothing more, up to its answer to a ping."""
+        await (await self.socket.ping())
+        receiving = asyncio.ensure_future(self.socket.recv())
+        await asyncio.sleep(0)
+        return receiving.cancel()
+
     async def begin(self, position: str = "p100", data: Any = ()) -> Frame:
         """Answer the next join with a snapshot of the group; the join."""
         join = await self.receive()
@@ -106,14 +114,17 @@ class Scripted:
         self.accepted = 0
         self._waiting: asyncio.Queue[Peer] = asyncio.Queue()
         self._server: ws.Server | None = None
+        self._socket = socket.socket()
+        self._socket.bind(("127.0.0.1", 0))
 
     @property
     def url(self) -> str:
-        assert self._server is not None
-        return f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return f"ws://127.0.0.1:{self._socket.getsockname()[1]}"
 
     async def start(self) -> None:
-        self._server = await ws.serve(self._client, "127.0.0.1", 0, select_subprotocol=first_offered, max_queue=None)
+        """Listen; until then whoever connects is refused."""
+        serving = ws.serve(self._client, sock=self._socket, select_subprotocol=first_offered, max_queue=None)
+        self._server = await serving
 
     async def accept(self) -> Peer:
         async with asyncio.timeout(DEADLINE):
@@ -123,8 +134,9 @@ class Scripted:
         if self._server:
             self._server.close()
             await self._server.wait_closed()
+        self._socket.close()
 
-    async def _client(self, socket: ws.ServerConnection) -> None:
+    async def _client(self, connection: ws.ServerConnection) -> None:
         self.accepted += 1
-        self._waiting.put_nowait(Peer(socket))
-        await socket.wait_closed()
+        self._waiting.put_nowait(Peer(connection))
+        await connection.wait_closed()

@@ -73,6 +73,10 @@ class Server:
         """Break every connection without a word."""
         self._relay.cut()
 
+    async def freeze(self) -> None:
+        """Leave every connection open, with nobody at the other end."""
+        self._relay.freeze()
+
     async def set(self, stream: str, group: str, id: str, value: dict[str, Any]) -> str:
         """Write an item; its change's position."""
         return (await self._writer.streams[stream].set(group, id, {"id": id, **value})).position

@@ -146,6 +146,7 @@ async def test_a_token_function_is_asked_again_once(server: Server, clients: Cli
     server.tokens = {"fresh"}
     renewed = await clients.open(DOCS, group_id="w1", url=server.url, tokens=["stale", "fresh"])
     await live(renewed)
+    assert not any(record["name"] == "error" for record in renewed.records)
     refused = await clients.open(DOCS, group_id="w2", url=server.url, tokens=["stale", "stale", "fresh"])
     await refused.status("closed")
 

@@ -12,7 +12,15 @@ import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from motia_core.client import AccessDenied, ServerUnavailable, StreamConnection, StreamError, connect_stream, javascript
+from motia_core.client import (
+    AccessDenied,
+    ServerUnavailable,
+    StreamConnection,
+    StreamError,
+    _link,
+    connect_stream,
+    javascript,
+)
 from motia_core.errors import InvalidName, MissingDependency, MotiaError
 
 from .scripted import DEADLINE, Peer, Scripted, custom, error, joined, sync, write
@@ -143,6 +151,19 @@ async def test_memory_is_bounded_by_the_consumer(scripted: Scripted) -> None:
     await producing
     await stream.close()
     assert ahead < total / 4
+
+
+async def test_a_connection_that_is_dead_without_knowing_it_is_noticed(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_link, "PING_EVERY", 0.1)
+    monkeypatch.setattr(_link, "PING_WAIT", 0.2)
+    async with connect_stream("documents", group_id="w1", url=server.url) as stream:
+        await anext(stream)
+        await server.freeze()
+        await server.set("documents", "w1", "a", {"n": 1})
+        async with asyncio.timeout(DEADLINE):
+            assert (await anext(stream)).data == {"id": "a", "n": 1}
 
 
 async def test_one_reader_at_a_time(scripted: Scripted) -> None:

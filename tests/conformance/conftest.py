@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -15,7 +18,7 @@ from motia_adapters.sqlite.options import SqliteOptions
 from motia_core.adapter import Adapter, StorageSettings
 from motia_core.memory import MemoryAdapter, MemoryStore
 from motia_core.model import StreamSpec
-from motia_core.testing import Cannot, Harness, World
+from motia_core.testing import Cannot, Harness, world
 
 
 class Memory(Harness):
@@ -86,8 +89,22 @@ async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenera
     await harness.stop()
 
 
-@pytest.fixture
-async def world(harness: Harness) -> AsyncGenerator[World, None]:
-    world = World(harness)
-    yield world
-    await world.end()
+RESULTS: dict[str, dict[str, dict[str, int]]] = {}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count outcomes by backend and letter, for the matrix."""
+    found = re.search(r"::test_([A-F])\d+_\w+\[(\w+)", report.nodeid)
+    if found and "tests/conformance" in report.nodeid and (report.when == "call" or report.outcome == "skipped"):
+        letters = RESULTS.setdefault(found[2], {})
+        counts = letters.setdefault(found[1], {"passed": 0, "failed": 0, "skipped": 0})
+        counts[report.outcome] += 1
+
+
+def pytest_sessionfinish() -> None:
+    """Write the counts where ``MOTIA_CONFORMANCE_REPORT`` says."""
+    if "MOTIA_CONFORMANCE_REPORT" in os.environ and RESULTS:
+        Path(os.environ["MOTIA_CONFORMANCE_REPORT"]).write_text(json.dumps(RESULTS, indent=2, sort_keys=True) + "\n")
+
+
+__all__ = ["world"]

@@ -11,11 +11,11 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 
 from motia_adapters.sqlite import queries
+from motia_adapters.sqlite.capabilities import MANAGED
 from motia_adapters.sqlite.database import Database
 from motia_adapters.sqlite.diagnosis import diagnose
 from motia_adapters.sqlite.failures import closed
 from motia_adapters.sqlite.options import SqliteOptions
-from motia_adapters.sqlite.plugin import MANAGED
 from motia_adapters.sqlite.reader import Reader
 from motia_adapters.sqlite.tail import Tail, Watcher
 from motia_adapters.sqlite.transaction import Unit

@@ -44,5 +44,5 @@ export class Feed {
 
 /** The end of a position is what changes. */
 function shortened(position) {
-  return position.length > 18 ? `…${position.slice(-17)}` : position;
+  return position.length > 26 ? `…${position.slice(-25)}` : position;
 }

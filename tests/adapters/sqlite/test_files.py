@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from motia_adapters.sqlite.capabilities import MANAGED
 from motia_adapters.sqlite.options import SqliteOptions, options_from_url
-from motia_adapters.sqlite.plugin import MANAGED, PLUGIN, motia_register_adapters
+from motia_adapters.sqlite.plugin import PLUGIN, motia_register_adapters
 from pydantic import ValidationError
 
 from motia_core.adapter import AdapterPlugin

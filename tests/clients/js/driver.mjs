@@ -62,6 +62,7 @@ const commands = {
       if (--left === 0) off();
     });
   },
+  hurry: () => (Math.random = () => 0),
   online: () => network.dispatchEvent(new Event("online")),
 };
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from motia_core.adapter import Adapter, StorageSettings
 from motia_core.memory import MemoryStore
-from motia_core.testing import Harness, World
+from motia_core.testing import Harness, world
 from motia_core.testing.faults import FAULTS
 
 CHOSEN = os.environ.get("MOTIA_FAULTS", "").split(",")
@@ -40,13 +39,6 @@ async def harness(request: pytest.FixtureRequest) -> Harness:
     return Faulty(request.param)
 
 
-@pytest.fixture
-async def world(harness: Harness) -> AsyncGenerator[World, None]:
-    world = World(harness)
-    yield world
-    await world.end()
-
-
 def pytest_runtest_logreport(report: Any) -> None:
     if report.failed:
         name = report.nodeid.partition("[")[2]
@@ -58,3 +50,6 @@ def pytest_runtest_logreport(report: Any) -> None:
 def pytest_sessionfinish() -> None:
     if "MOTIA_FAULTS_REPORT" in os.environ:
         Path(os.environ["MOTIA_FAULTS_REPORT"]).write_text(json.dumps(FAILED))
+
+
+__all__ = ["world"]
