@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -48,6 +49,7 @@ class Running:
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         self.out: list[str] = []
         self.err: list[str] = []
@@ -95,9 +97,9 @@ class Running:
         return code
 
     def close(self) -> None:
-        """Make sure that it is gone."""
-        if self.process.poll() is None:
-            self.process.kill()
+        """Make sure that it is gone, with the processes that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(DEADLINE)
         for thread in self._threads:
             thread.join(DEADLINE)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from motia_core import memory
 from motia_core.adapter import StorageSettings
 from motia_core.cli import data
 from motia_core.errors import BackendUnavailable, PositionExpired
@@ -161,6 +162,7 @@ async def test_tail_survives_outages_and_goes_on_where_it_stopped(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(data, "RETRY_FIRST", 0.001)
+    monkeypatch.setattr(memory, "PAGE", 1)  # each batch holds one change, then the connection is lost
     spec = StreamSpec("documents")
     adapter = Failing([BackendUnavailable("memory: down"), PositionExpired("history is gone")])
     await adapter.open()

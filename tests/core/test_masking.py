@@ -16,6 +16,7 @@ from motia_core.masking import mask_url, mask_urls
         ("redis://me:secret@host/0", "redis://me:***@host/0"),
         ("rediss://:secret@host/0", "rediss://:***@host/0"),
         ("supabase://token@project", "supabase://***@project"),
+        ("supabase://token@project:1/?mail=a@b", "supabase://***@b"),
         ("mongodb://u:p@a:1,b:2/db?replicaSet=rs", "mongodb://u:***@a:1,b:2/db?replicaSet=rs"),
         (
             "supabase://p?service_key=abc&schema=x&authToken=q#f",

@@ -324,6 +324,9 @@ async def test_own_plugins_come_first_in_their_order_and_async_answers_are_await
     plugins = load(Joining("one", asked, "1"), PlainJoining(None, asked, "2"), Joining({}, asked, "3"))
     assert await plugins.call("motia_on_join", **ASK) == ["one", {}, "installed"]
     assert asked == ["1:documents", "2", "3:documents"]
+    names = [found.name for found in plugins.records]
+    assert names[:4] == ["Joining", "PlainJoining", "Joining", "memory"]
+    assert "it" in names[4:]
 
 
 async def test_first_asks_nobody_after_an_answer() -> None:
