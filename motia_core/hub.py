@@ -14,89 +14,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from functools import partial
 from itertools import groupby
-from typing import Any, Final, Protocol
+from typing import Any
 
 from motia_core.adapter import Adapter
 from motia_core.errors import BackendError, BackendUnavailable, GroupTooLarge, MotiaError, PositionExpired
-from motia_core.model import Batch, Change, Item, Snapshot, StreamSpec
+from motia_core.members import NOT_LIVE, Member, Run, Sink
+from motia_core.model import Batch, Change, Snapshot, StreamSpec
 from motia_core.ring import RING_BYTES, RING_CHANGES, Ring
+from motia_core.snapshots import SNAPSHOT_REUSE, SharedSnapshot
 
 log = logging.getLogger("motia.hub")
 
-_NOT_LIVE: Final = "\U0010ffff"
-
-SNAPSHOT_REUSE = 0.5
-"""Seconds for which one snapshot serves further joins of its group."""
 
 OUTAGE_NOTICE = 1.0
 """Seconds of outage after which members are told, once an outage."""
-
-
-class Run:
-    """Changes that belong to the same subscribers and follow each other: pushed in one call."""
-
-    __slots__ = ("changes", "first", "frame", "last")
-
-    def __init__(self, changes: Sequence[Change]) -> None:
-        self.changes = changes
-        self.first = changes[0].position
-        self.last = changes[-1].position
-        self.frame: Any = None
-        """Kept here by the server: the changes as encoded for the wire, once for everybody."""
-
-
-class Sink(Protocol):
-    """Where a member's data goes. All calls are synchronous, quick and never raise.
-
-    ``push`` is called for each run of changes; the others rarely.
-    """
-
-    def push(self, run: Run) -> None:
-        """Take changes as they happen. A sink with several members gets what more than one
-        of them wants more than once; what it did not get before has a greater position than all it got."""
-
-    def replay(self, run: Run) -> None:
-        """Take changes that a member missed, when it resumes."""
-
-    def sync(self, member: Member, snapshot: Snapshot, reason: str | None) -> None:
-        """Take a snapshot that replaces what the member knows."""
-
-    def trim(self, member: Member, floor: str) -> bool:
-        """Learn that the ring has let go of what lies before ``floor``.
-
-        True if the sink held some of that and lets go too; it gets nothing more then
-        until it asks for a `Hub.resync`.
-        """
-        raise NotImplementedError
-
-    def failed(self, member: Member, error: MotiaError) -> None:
-        """Learn that the member's data is late, or cannot be read."""
-
-
-class Member:
-    """One subscription to a group, or to one item of it."""
-
-    __slots__ = ("group", "id", "position", "push", "sink")
-
-    def __init__(self, sink: Sink, group: str, id: str | None) -> None:
-        self.sink = sink
-        self.push: Callable[[Run], None] = sink.push
-        self.group = group
-        self.id = id
-        self.position = _NOT_LIVE
-
-    @property
-    def live(self) -> bool:
-        """Whether changes reach it now."""
-        return self.position != _NOT_LIVE
-
-    def wants(self, change: Change) -> bool:
-        """Whether a change belongs to this subscription (C3)."""
-        return change.group_id == self.group and (self.id is None or change.id == self.id)
 
 
 class Hub:
@@ -124,7 +59,7 @@ class Hub:
         self._closed = False
         self._task: asyncio.Task[None] | None = None
         self._starting = asyncio.Lock()
-        self._snapshots: dict[tuple[str, str | None], _Shared] = {}
+        self._snapshots: dict[tuple[str, str | None], SharedSnapshot] = {}
         self._reaching = asyncio.Lock()
         self._wanted_floors: list[str] = []
         self._too_far = ""
@@ -198,7 +133,7 @@ class Hub:
 
     def leave(self, member: Member) -> None:
         """Unsubscribe; idempotent."""
-        member.position = _NOT_LIVE
+        member.position = NOT_LIVE
         key = (member.group, member.id)
         members = self._members.get(key)
         if members is not None:
@@ -213,7 +148,7 @@ class Hub:
 
     def pause(self, member: Member) -> None:
         """Push nothing to it until its next `resync`."""
-        member.position = _NOT_LIVE
+        member.position = NOT_LIVE
 
     def resync(self, member: Member, reason: str) -> asyncio.Task[None]:
         """Have a fresh sync sent, however long it takes, and go on from there (C5)."""
@@ -263,7 +198,7 @@ class Hub:
             if ring.append(change):
                 for member in self._everybody():
                     if member.sink.trim(member, ring.floor):
-                        member.position = _NOT_LIVE
+                        member.position = NOT_LIVE
             if self._observe:
                 self._observe(change)
         for group, changes in groupby(batch.changes, _group):
@@ -334,7 +269,7 @@ class Hub:
             generation = self._generation
             shared = self._snapshots.get(key)
             if shared is None or not shared.usable(self._ring.floor, self._written):
-                shared = self._snapshots[key] = _Shared(self._snapshot(*key), self._written)
+                shared = self._snapshots[key] = SharedSnapshot(self._snapshot(*key), self._written)
                 shared.task.add_done_callback(partial(self._let_go_soon, key, shared))
             snapshot = await shared.get()
             # One older than the ring, or of a lost history, cannot be continued from the ring.
@@ -348,11 +283,11 @@ class Hub:
             member.position = snapshot.position
             member.sink.sync(member, snapshot, reason)
 
-    def _let_go_soon(self, key: tuple[str, str | None], shared: _Shared, _: asyncio.Task[Snapshot]) -> None:
+    def _let_go_soon(self, key: tuple[str, str | None], shared: SharedSnapshot, _: asyncio.Task[Snapshot]) -> None:
         """Once nobody may have it any more a snapshot is only memory."""
         asyncio.get_running_loop().call_later(SNAPSHOT_REUSE, self._let_go, key, shared)
 
-    def _let_go(self, key: tuple[str, str | None], shared: _Shared) -> None:
+    def _let_go(self, key: tuple[str, str | None], shared: SharedSnapshot) -> None:
         if self._snapshots.get(key) is shared:
             del self._snapshots[key]
 
@@ -448,54 +383,3 @@ def _group(change: Change) -> str:
 
 def _id(change: Change) -> str | None:
     return change.id
-
-
-class _Shared:
-    """One snapshot for all who join the same group at about the same time."""
-
-    def __init__(self, reading: Coroutine[Any, Any, Snapshot], written: str) -> None:
-        self.task = asyncio.create_task(reading)
-        self.task.add_done_callback(lambda task: task.cancelled() or task.exception())  # never "unretrieved"
-        self._loop = asyncio.get_running_loop()
-        self._begun = self._loop.time()
-        self._written = written
-        self._forward: Snapshot | None = None
-
-    def usable(self, floor: str, written: str) -> bool:
-        """Whether a join that begins now may have it: it must hold all local writes so far."""
-        if not self.task.done():
-            return self._written == written
-        if self._loop.time() - self._begun > SNAPSHOT_REUSE or self.task.cancelled() or self.task.exception():
-            return False
-        snapshot = self.task.result()
-        # An item with a deadline may have vanished since: not to be shown again (A10).
-        fresh = snapshot.position >= floor and snapshot.position >= written
-        return fresh and not any(item.expires for item in snapshot.items)
-
-    async def get(self) -> Snapshot:
-        """The snapshot; a caller that is cancelled takes it from nobody."""
-        return await asyncio.shield(self.task)
-
-    def brought_forward(self, ring: Ring, seen: str, group: str, id: str | None) -> Snapshot:
-        """The snapshot with what the ring has seen since, so that it is never behind.
-
-        A socket that already gets this group's changes must not get a sync older than
-        what it got: published clients would drop it.
-        """
-        base = self._forward or self.task.result()
-        if base.position >= seen:
-            return base
-        items = {item.id: item for item in base.items}
-        timestamp = base.timestamp
-        for change in ring.after(base.position):
-            timestamp = change.timestamp
-            if change.group_id != group or change.id is None or (id is not None and change.id != id):
-                continue
-            if change.type == "delete":
-                items.pop(change.id, None)
-            elif change.type != "event":
-                assert change.json is not None
-                items[change.id] = Item(group, change.id, change.json, change.version or "")
-        ordered = tuple(items[key] for key in sorted(items))
-        self._forward = Snapshot(ordered, seen, timestamp)
-        return self._forward

@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar
 
 from motia_core.errors import BackendUnavailable, MotiaError
-from motia_core.hub import Hub, Member, Run
+from motia_core.hub import Hub
+from motia_core.members import Member, Run
 from motia_core.model import Change, Snapshot
 
 T = TypeVar("T")

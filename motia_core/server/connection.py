@@ -13,7 +13,8 @@ from motia_core.access import Admission
 from motia_core.app import Motia
 from motia_core.definitions import Auth, AuthContext, Subscription
 from motia_core.errors import AccessDenied, BackendError, BackendUnavailable, GroupTooLarge, InvalidName, MotiaError
-from motia_core.hub import Hub, Member, Run
+from motia_core.hub import Hub
+from motia_core.members import Member, Run
 from motia_core.model import Snapshot
 from motia_core.server.codes import CODES
 from motia_core.server.fanout import Fanout

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import orjson
 
 from motia_core.errors import InvalidName
-from motia_core.hub import Run
+from motia_core.members import Run
 from motia_core.model import Change, Snapshot
 from motia_core.names import check_id
 
