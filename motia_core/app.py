@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -265,7 +266,8 @@ class Motia:
             return None
 
         async def ask(stream: str, write: Write) -> None:
-            await self.plugins.call("motia_before_write", stream=stream, write=write)
+            # A copy: what was validated is what is written.
+            await self.plugins.call("motia_before_write", stream=stream, write=replace(write))
 
         return ask
 

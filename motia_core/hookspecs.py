@@ -59,7 +59,10 @@ def motia_on_leave(subscription: Subscription, ctx: Any, auth_context: AuthConte
 
 @hookspec
 def motia_before_write(stream: str, write: Write) -> Awaitable[None] | None:
-    """Called before each write, after validation and before any I/O; raising refuses it."""
+    """Called before each write, after validation and before any I/O; raising refuses it.
+
+    It gets a copy: changes to ``write`` change nothing.
+    """
     raise NotImplementedError
 
 

@@ -174,7 +174,9 @@ class Stream(Generic[T]):
 
     def _set(self, group: str, id: str, value: Any, expect: str | None, ttl: float | None) -> Write:
         if isinstance(value, BaseModel):
-            value = value.model_dump(mode="json", by_alias=True)
+            value = value.model_dump(
+                mode="json", by_alias=True, round_trip=True
+            )  # no computed fields: they do not read back
         encoded = encode_object(value)
         check_size(encoded, self._max_value_bytes)
         if self._schema is not None:

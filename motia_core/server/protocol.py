@@ -15,10 +15,10 @@ from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 try:
-    from fcntl import ioctl
-    from termios import TIOCOUTQ
+    import fcntl
+    import termios
 except ImportError:  # not on Windows
-    ioctl = None  # type: ignore[assignment]
+    fcntl = termios = None  # type: ignore[assignment]
 
 EXTENSION = "motia.transport"
 """Key in the scope's ``extensions``: a dict with ``transport``, a `motia_core.server.connection.Transport`."""
@@ -85,10 +85,10 @@ class TransportProtocol(WebSocketsSansIOProtocol):
 def _unacknowledged(transport: asyncio.Transport) -> int:
     """Bytes in the system's send buffer, where the system tells."""
     socket = transport.get_extra_info("socket")
-    if ioctl is None or socket is None or socket.fileno() < 0:
+    if fcntl is None or socket is None or socket.fileno() < 0:
         return 0
     try:
-        return int.from_bytes(ioctl(socket.fileno(), TIOCOUTQ, bytes(4)), sys.byteorder)
+        return int.from_bytes(fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     except OSError:
         return 0
 

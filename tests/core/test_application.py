@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, computed_field
 
-from motia_core import Motia, StreamConfig
+from motia_core import Motia, StreamConfig, hookimpl
 from motia_core.adapter import Adapter
 from motia_core.errors import BackendUnavailable, ConfigError, InvalidValue
 from motia_core.model import StreamSpec
@@ -141,3 +141,44 @@ def test_wrong_arguments_get_a_sentence(name: str) -> None:
     make, message = WRONG[name]
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+class _Guard:
+    @hookimpl
+    async def motia_before_write(self, stream: str, write: Any) -> None:
+        if write.id == "refused":
+            raise InvalidValue("not this one")
+        write.json, write.id = b"not json", "elsewhere"
+
+
+async def test_before_write_may_refuse_and_cannot_change_what_was_validated() -> None:
+    streams = [StreamConfig("documents")]
+    async with Motia(streams=streams, storage={"default": "memory://"}, plugins=[_Guard()]) as motia:
+        docs = motia.streams["documents"]
+        await docs.set("g", "x", {"n": 1})
+        assert await docs.list("g") == [{"n": 1}]
+        with pytest.raises(InvalidValue, match="not this one"):
+            await docs.set("g", "refused", {})
+        assert await docs.get("g", "x") == {"n": 1}
+        assert await docs.get("g", "refused") is None
+
+
+class _Computed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    n: int
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def double(self) -> int:
+        return 2 * self.n
+
+
+async def test_a_model_with_computed_fields_is_stored_as_it_is_read() -> None:
+    streams = [StreamConfig("documents", schema=_Computed)]
+    async with Motia(streams=streams, storage={"default": "memory://"}) as motia:
+        docs = motia.streams["documents"]
+        await docs.set("g", "x", _Computed(n=2))
+        assert await docs.get("g", "x") == {"n": 2}
+        read = await docs.typed(_Computed).get("g", "x")
+        assert read is not None
+        assert read.double == 4
