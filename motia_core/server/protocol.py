@@ -85,7 +85,7 @@ class TransportProtocol(WebSocketsSansIOProtocol):
 def _unacknowledged(transport: asyncio.Transport) -> int:
     """Bytes in the system's send buffer, where the system tells."""
     socket = transport.get_extra_info("socket")
-    if fcntl is None or socket is None or socket.fileno() < 0:
+    if fcntl is None or termios is None or socket is None or socket.fileno() < 0:
         return 0
     try:
         return int.from_bytes(fcntl.ioctl(socket.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
