@@ -21,7 +21,7 @@ from motia_core.testing.harness import DEADLINE, eventually
 from motia_core.values import encode
 
 from .serving import project, serve
-from .sockets import place
+from .sockets import RawSocket, place
 
 
 async def put(input: Any, ctx: Any) -> dict[str, Any]:
@@ -213,3 +213,61 @@ def _is(check: Any) -> Any:
         return bool(check())
 
     return ask
+
+
+async def test_row_8_one_stalled_client_delays_nobody(tmp_path: Path) -> None:
+    async with serve(project(tmp_path, server={"send_queue_changes": 100, "send_queue_bytes": 200_000})) as server:
+        clients = [await server.connect() for _ in range(100)]
+        for client in clients:
+            await client.joined("g")
+        stalled = await RawSocket.open(server.port, receive_buffer=4096)
+        await stalled.send({"type": "join", "data": place("g")})
+        await stalled.until(lambda frame: frame.get("event", {}).get("type") == "sync")
+        big = "x" * 10_000
+        results = [await server.docs.set("g", f"{number % 20}", {"n": number, "big": big}) for number in range(600)]
+        for client in clients:
+            await client.at(results[-1].position)
+        for client in clients:
+            seen = [change["position"] for change in client.changes()]
+            syncs = [frame for frame in client.frames if frame.get("event", {}).get("type") == "sync"]
+            # Nobody who reads is told that it is slow, and nobody misses one.
+            assert len(syncs) == 1
+            assert seen == [result.position for result in results]
+        stalled.close()
+
+
+async def test_row_12_a_thousand_denied_joins_under_load_leak_nothing(tmp_path: Path) -> None:
+    async def on_join(subscription: Any, ctx: Any, auth: Any) -> Any:
+        turn = int(subscription.subscription_id)
+        if turn % 4 == 0:
+            raise RuntimeError("broken")
+        if turn % 4 == 1:
+            await asyncio.sleep(0.001)
+        return [None, {"authorized": False}, {"authorized": "yes"}, {"unauthorized": True}][turn % 4]
+
+    async with serve(project(tmp_path, StreamConfig("documents", on_join=on_join))) as server:
+        stop = False
+
+        async def write() -> None:
+            number = 0
+            while not stop:
+                await server.docs.set("g", f"{number % 50}", {"text": "TOP-SECRET"})
+                number += 1
+
+        writer = asyncio.create_task(write())
+        clients = [await server.connect() for _ in range(10)]
+
+        async def join(client: Any) -> None:
+            for turn in range(100):
+                await client.send({"type": "join", "data": {**place("g"), "subscriptionId": str(turn)}})
+
+        await asyncio.gather(*(join(client) for client in clients))
+        for client in clients:
+            await client.count(100)
+        stop = True
+        await writer
+        for client in clients:
+            await client.settled()
+            assert set(client.kinds()) == {"STREAM_ACCESS_DENIED"}
+            assert not any("SECRET" in str(text) for text in client.texts)
+        assert server.motia.hubs["documents"].members == 0
