@@ -73,7 +73,7 @@ class Transport(Protocol):
 class Joined:
     """One subscription of one connection, from its join frame to its leave: the hub's sink for it."""
 
-    __slots__ = ("_connection", "admission", "gone", "hub", "member", "message")
+    __slots__ = ("_connection", "admission", "gone", "hub", "member", "message", "resync")
 
     def __init__(self, connection: Connection, message: Message) -> None:
         self._connection = connection
@@ -81,6 +81,7 @@ class Joined:
         self.admission: Admission | None = None
         self.hub: Hub | None = None
         self.member: Member | None = None
+        self.resync: asyncio.Task[None] | None = None
         self.gone = False
 
     def push(self, run: Run) -> None:
@@ -437,10 +438,11 @@ class Connection:
         self._overflowed = False
         for joined in self._joins.values():
             if joined.member is not None and joined.hub is not None:
-                joined.hub.pause(joined.member)
-                self._behind[joined] = None
                 text = "changes were dropped; a sync follows"
                 self.send_frame(error_frame("SLOW_CONSUMER", text, joined.message.names))
+                if joined.resync is None or joined.resync.done():  # else its sync is on the way
+                    joined.hub.pause(joined.member)
+                    self._behind[joined] = None
         if self._behind and self._catching_up is None:
             self._catching_up = self._spawn(self._catch_up())
 
@@ -453,7 +455,8 @@ class Connection:
             joined = next(iter(self._behind))
             del self._behind[joined]
             if not joined.gone and joined.hub is not None and joined.member is not None:
-                await asyncio.wait({joined.hub.resync(joined.member, "overflow")}, timeout=RESYNC_PATIENCE)
+                joined.resync = joined.hub.resync(joined.member, "overflow")
+                await asyncio.wait({joined.resync}, timeout=RESYNC_PATIENCE)
         self._catching_up = None
 
     def _lost(self) -> None:
