@@ -100,6 +100,7 @@ class StreamConnection:
         """Where the connection stands: ahead of ``position`` while a change is pending."""
         self._missed = 0
         self._resuming = False
+        self._behind = False
         self._pending: StreamChange | None = None
         """Received and not yet given: so a cancelled read loses nothing."""
         self._announced = False
@@ -198,6 +199,7 @@ class StreamConnection:
 
     def _join(self) -> dict[str, Any]:
         self._missed = 0
+        self._behind = False
         self._resuming = self._received is not None
         item = {} if self.id is None else {"id": self.id}
         return {
@@ -250,7 +252,9 @@ class StreamConnection:
         if change.type == "sync":
             # A snapshot always counts, even from an earlier place: the store may have been wiped.
             self._received = change.position
-            self._resuming = False
+            self._resuming = self._behind = False
+        elif self._behind:  # changes are missing from here on to the sync
+            return
         elif change.position is not None:
             if self._received is not None and change.position <= self._received:
                 return
@@ -269,6 +273,7 @@ class StreamConnection:
 
     async def _refused(self, error: StreamError) -> None:
         if error.code == SLOW_CONSUMER:
+            self._behind = True
             await self._report(error)
         elif error.code in PASSING:
             await self._report(error)

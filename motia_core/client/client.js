@@ -278,7 +278,12 @@ class Channel {
   #refused(data) {
     const error = asError(data);
     this.emit("error", error);
-    if (!this.#listeners.size || error.code === SLOW_CONSUMER) return;
+    if (!this.#listeners.size) return;
+    if (error.code === SLOW_CONSUMER) {
+      // Changes are missing from here on to the sync, whatever another subscription of this socket still brings.
+      this.#joining = true;
+      return;
+    }
     if (!PASSING.has(error.code)) return this.fail();
     if (!this.#joining) return;
     clearTimeout(this.#retry);

@@ -70,6 +70,23 @@ async def test_a_slow_consumer_is_told_and_gets_a_snapshot(scripted: Scripted, c
     assert not any(record.get("status") == "closed" for record in follower.records)
 
 
+async def test_a_cut_between_the_warning_and_the_snapshot_leaves_no_gap(scripted: Scripted, clients: Clients) -> None:
+    follower, peer, _ = await begin(scripted, clients)
+    await peer.send(write("p101", "create", "a"), error("SLOW_CONSUMER"), write("p150", "create", "b"))
+    await follower.named("error")
+    await peer.close(1011)
+    again = await scripted.accept()
+    join = await again.receive()
+    assert join["after"] == "p101"
+    await again.send(write("p120", "create", "c"), write("p150", "create", "b"), joined(join, "p150"))
+    await follower.at("p150")
+    assert [change for change in follower.deliveries() if change[0] == "create"] == [
+        ("create", {"id": "a"}),
+        ("create", {"id": "c"}),
+        ("create", {"id": "b"}),
+    ]
+
+
 async def test_a_snapshot_counts_even_from_an_earlier_place(scripted: Scripted, clients: Clients) -> None:
     follower, peer, _ = await begin(scripted, clients)
     await peer.send(sync("p001", []), write("p002", "create", "a"))
