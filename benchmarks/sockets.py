@@ -201,6 +201,19 @@ async def joins(kind: str) -> float:
             return number / (time.perf_counter() - started)
 
 
+async def joins_only() -> float:
+    """Joins a second on authenticated connections: on_join and sync, without the upgrade."""
+    number = 2_000
+    async with server("ours") as (port, _), clients(port, number, "ours") as (counter, opened):
+        more = text_frame(JOIN.replace(b'"g"', b'"other"').replace(b'"s"', b'"s2"'))
+        started = time.perf_counter()
+        for client in opened:
+            assert client.transport is not None
+            client.transport.write(more)
+        await counter.reach(number)
+        return number / (time.perf_counter() - started)
+
+
 def _resident(pid: int) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
@@ -251,6 +264,7 @@ ROWS = [
         "joins/s",
         {
             "connect, authenticate, on_join, sync": lambda: joins("ours"),
+            "the same on open connections": joins_only,
             "bare upgrades (starlette)": lambda: joins("starlette"),
         },
         "connect, authenticate, on_join, sync",
