@@ -6,6 +6,8 @@ encoded once, and can be sent to sockets without being decoded.
 
 from __future__ import annotations
 
+import json
+import re
 from math import isfinite
 from typing import Any
 
@@ -21,6 +23,23 @@ MAX_INTEGER = 2**63 - 1
 
 decode = orjson.loads
 """Decode one encoded value."""
+
+
+_MAY_BE_PAST_64_BITS = re.compile(rb"[0-9]{19}")
+
+
+def decode_foreign(encoded: bytes) -> Any:
+    """Decode JSON that somebody else wrote: an integer past 64 bits stays the integer it is.
+
+    `decode` would make a float of it, and nobody could refuse it any more. Raises ``ValueError``.
+    """
+    value = decode(encoded)
+    if not _MAY_BE_PAST_64_BITS.search(encoded):
+        return value
+    try:
+        return json.loads(encoded)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def encode(value: Any, *, path: str = "$", depth: int = 0) -> bytes:

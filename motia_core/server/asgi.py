@@ -14,6 +14,7 @@ import orjson
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
@@ -120,13 +121,19 @@ class Server:
         if isinstance(found, set):
             if not found:
                 return _json(404, {"error": "not found"})
-            return _json(405, {"error": "method not allowed"}, {"allow": ", ".join(sorted(found))})
+            allow = {"allow": ", ".join(sorted(found))}
+            if request.method == "OPTIONS":
+                return Response(None, 204, allow)
+            return _json(405, {"error": "method not allowed"}, allow)
         route, parameters = found
         body = bytearray()
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                return _json(413, {"error": f"a body may have {MAX_BODY} bytes"})
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY:
+                    return _json(413, {"error": f"a body may have {MAX_BODY} bytes"})
+        except ClientDisconnect:
+            return Response(None, 400)  # nobody is there to read it
         answer = await steps.run(
             route,
             path=path,
@@ -137,7 +144,7 @@ class Server:
         )
         response = Response(answer.body, answer.status)
         for name, value in answer.headers:
-            response.headers[name] = value
+            response.headers.append(name, value)
         return response
 
     # -- WebSocket -----------------------------------------------------------------------

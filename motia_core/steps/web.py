@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
@@ -22,14 +23,16 @@ from motia_core.errors import (
     InvalidName,
     InvalidValue,
     MotiaError,
+    OutcomeUnknown,
     SchemaError,
     UpdateError,
 )
+from motia_core.plugins import is_no_failure
 from motia_core.schema import Check, compile_schema
 from motia_core.steps.context import Context, TriggerInfo
 from motia_core.steps.definitions import HttpTrigger, Step
 from motia_core.steps.inputs import Input
-from motia_core.values import decode
+from motia_core.values import decode_foreign
 
 log = logging.getLogger("motia.http")
 
@@ -42,6 +45,12 @@ _STATUS: tuple[tuple[tuple[type[MotiaError], ...], int], ...] = (
     ((GroupTooLarge,), 413),
     ((BackendError,), 503),
 )
+
+
+_BODILESS = (204, 205, 304)
+_FRAMING = ("content-length", "transfer-encoding", "connection")
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+\Z")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +98,21 @@ class HttpSteps:
         return len(self._routes)
 
     def find(self, method: str, path: str) -> tuple[Route, dict[str, str]] | set[str]:
-        """The route of a (still percent-encoded) path with its parameters, or the methods it allows."""
+        """The route of a (still percent-encoded) path with its parameters, or the methods it allows.
+
+        Who answers GET answers HEAD, unless a step of its own does.
+        """
         parts = [unquote(part) for part in path.strip("/").split("/")] if path.strip("/") else []
-        allowed: set[str] = set()
+        found: dict[str, tuple[Route, dict[str, str]]] = {}
         for route in self._routes:
             parameters = _match(route.trigger.segments, parts)
             if parameters is not None:
-                if route.trigger.method == method:
-                    return route, parameters
-                allowed.add(route.trigger.method)
-        return allowed
+                found.setdefault(route.trigger.method, (route, parameters))
+        if "GET" in found:
+            found.setdefault("HEAD", found["GET"])
+        if method in found:
+            return found[method]
+        return {*found, "OPTIONS"} if found else set()
 
     async def run(
         self,
@@ -138,9 +152,11 @@ class HttpSteps:
             for kinds, status in _STATUS:
                 if isinstance(error, kinds):
                     ctx.logger.info("step %s: %s", name, error)
-                    return _error(status, str(error) if status < 500 else "the storage cannot be reached")
+                    return _error(status, str(error) if status < 500 else _trouble(error))
             log.exception("step %s failed", name)
-        except Exception:
+        except BaseException as error:
+            if is_no_failure(error):
+                raise
             log.exception("step %s failed", name)
         return _error(500, "internal error")
 
@@ -166,7 +182,7 @@ def _read_body(body: bytes, content_type: str, check: Check | None) -> Any:
     if body:
         if kind in ("", "application/json") or kind.endswith("+json"):
             try:
-                value = decode(body)
+                value = decode_foreign(body)
             except orjson.JSONDecodeError as error:
                 raise ValueError(f"the body is not valid JSON: {error}") from None
         else:
@@ -176,7 +192,7 @@ def _read_body(body: bytes, content_type: str, check: Check | None) -> Any:
                 raise ValueError("the body is neither JSON nor UTF-8 text") from None
     if check is not None:
         try:
-            check(value, body or b"null")
+            check(value, orjson.dumps(value))
         except SchemaError as error:
             raise ValueError(f"body {error}") from None
     return value
@@ -192,10 +208,23 @@ def _read_answer(answer: Any) -> Response:
     if isinstance(status, bool) or not isinstance(status, int) or not 200 <= status <= 599:
         raise TypeError(f"status {status!r} is no HTTP status (200 to 599)")
     body, kind = _encode_body(answer.get("body"))
-    headers = {str(name).lower(): str(value) for name, value in dict(answer.get("headers") or {}).items()}
-    if body and kind:
-        headers.setdefault("content-type", kind)
-    return Response(status, tuple(headers.items()), body)
+    if body and status in _BODILESS:
+        raise TypeError(f"an answer of status {status} has no body")
+    headers = [pair for name, value in dict(answer.get("headers") or {}).items() for pair in _header(name, value)]
+    if body and not any(name == "content-type" for name, _ in headers):
+        headers.append(("content-type", kind))
+    return Response(status, tuple(headers), body)
+
+
+def _header(name: Any, value: Any) -> Iterator[tuple[str, str]]:
+    """A header as it may be sent; a list of values makes one line each. Raises ``TypeError``."""
+    key = str(name).lower()
+    if not _HEADER_NAME.match(key) or key in _FRAMING:
+        raise TypeError(f"{key[:80]!r} is no header that a handler may set")
+    for text in map(str, value if isinstance(value, (list, tuple)) else [value]):
+        if not _HEADER_VALUE.match(text):
+            raise TypeError(f"the value of header {key!r} holds characters that no header may hold")
+        yield key, text
 
 
 def _encode_body(body: Any) -> tuple[bytes, str]:
@@ -212,6 +241,12 @@ def _dump(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", by_alias=True)
     raise TypeError(f"{type(value).__name__} is not a JSON type")
+
+
+def _trouble(error: MotiaError) -> str:
+    if isinstance(error, OutcomeUnknown):
+        return "the storage did not say whether it has done what was asked"
+    return "the storage cannot be reached"
 
 
 def _error(status: int, message: str) -> Response:
