@@ -143,7 +143,7 @@ async def harness() -> AsyncGenerator[Harness, None]:
 _README = """\
 # motia-{name}
 
-[motia-core](https://pypi.org/project/motia-core/) streams on {title}.
+motia-core streams on {title}.
 
 ```sh
 pip install motia-{name}
