@@ -75,6 +75,17 @@ class Capabilities:
     not must be refused by a clear error before any I/O.
     """
 
+    exact_values: Support
+    """`get` returns what `set` stored, to the last bit (A1). "limited", for mapped storage: equal
+    after the mapping of types that the note names; what it cannot hold raises `InvalidValue`."""
+    equal_writes: Support
+    """Setting an equal value is a change too, with a version of its own (A2)."""
+    any_ids: Support
+    """Any text is an id and a group (A9). "limited", for mapped storage: the note names the types
+    that ids and groups have there; others raise `InvalidName`."""
+    isolation: Support
+    """Namespaces and streams keep items apart (A9). "limited": the items are a table of the user's, which
+    one stream maps; `Adapter.prepare` refuses a second one, and every namespace sees the same."""
     conditional_writes: Support
     """``expect=`` (A5). Not optional for managed storage."""
     batch: Support
@@ -84,7 +95,7 @@ class Capabilities:
     custom_events: Support
     """``send`` (B6)."""
     history: Support
-    """Each change is seen. "limited": coalesced, the latest state of each item (B9)."""
+    """Each change is seen. "limited": coalesced (B9, see `Adapter.watch`)."""
     ordered_versions: Support
     """Versions grow within an item. "limited": they only compare as equal or not."""
     restore_detection: Support
@@ -222,6 +233,12 @@ class Adapter(ABC):
         `PositionExpired` when changes after the position are gone, and
         `BackendUnavailable` when the connection is lost: the caller starts again from
         the last position.
+
+        Where history is coalesced, a batch tells for each item that changed since the
+        batch before (or since ``after``) what it is now, once: "create" or "update", or
+        "delete" with the last value that is known. An item that came and went in between
+        is told as a delete too, because a snapshot may have shown it. Custom events are
+        all told.
         """
 
     async def diagnose(self) -> Sequence[Finding]:

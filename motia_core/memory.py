@@ -37,6 +37,10 @@ PAGE = 1_000
 """Changes in one batch of a watch, at most."""
 
 CAPABILITIES = Capabilities(
+    exact_values=FULL,
+    equal_writes=FULL,
+    any_ids=FULL,
+    isolation=FULL,
     conditional_writes=FULL,
     batch=FULL,
     ttl=FULL,

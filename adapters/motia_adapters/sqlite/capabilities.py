@@ -5,6 +5,10 @@ from __future__ import annotations
 from motia_core.adapter import FULL, Capabilities, limited, unsupported
 
 MANAGED = Capabilities(
+    exact_values=FULL,
+    equal_writes=FULL,
+    any_ids=FULL,
+    isolation=FULL,
     conditional_writes=FULL,
     batch=FULL,
     ttl=FULL,
