@@ -14,7 +14,8 @@ changed clause a major one; pin ``motia-core~=X.Y`` and see what a newer one fin
 
 from motia_core.testing.data import Data as TestData
 from motia_core.testing.fixtures import world
-from motia_core.testing.harness import Cannot, Harness, Reader, World, eventually, read_log
+from motia_core.testing.foreign import Foreign as TestForeign
+from motia_core.testing.harness import Cannot, ExpectedFailure, Harness, Reader, World, eventually, read_log
 from motia_core.testing.history import check_history
 from motia_core.testing.machine import Machine as TestMachine
 from motia_core.testing.order import Order as TestOrder
@@ -23,9 +24,11 @@ from motia_core.testing.subscribers import Subscribers as TestSubscribers
 
 __all__ = [
     "Cannot",
+    "ExpectedFailure",
     "Harness",
     "Reader",
     "TestData",
+    "TestForeign",
     "TestMachine",
     "TestOrder",
     "TestResilience",

@@ -1,10 +1,14 @@
-"""The history checker: was anything lost, told twice, reordered, or stale at the end?"""
+"""The history checker (was anything lost, told twice, reordered, or stale at the end?) and
+what a coalesced log may leave out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+from motia_core.adapter import Capabilities
+from motia_core.streams import Stream
 
 Key = tuple[str, str]
 
@@ -23,12 +27,14 @@ class Verdict:
         return not (self.lost or self.duplicated or self.reordered or self.stale)
 
 
-def check_history(changes: Iterable[Any], final: Mapping[Key, Any], *, written: int | None = None) -> Verdict:
+def check_history(
+    changes: Iterable[Any], final: Mapping[Key, Any], *, written: int | None = None, coalesced: bool = False
+) -> Verdict:
     """Judge what one observer saw, from an empty start.
 
     ``changes`` have type, group_id, id, data, position, timestamp. ``final`` maps
     ``(group, id)`` to the stored value at the end. ``written``: how many changes there
-    must be.
+    must be. ``coalesced``: an item that came and went may be told as a delete only.
     """
     verdict = Verdict()
     state: dict[Key, Any] = {}
@@ -54,7 +60,7 @@ def check_history(changes: Iterable[Any], final: Mapping[Key, Any], *, written: 
                 verdict.lost.append(f"a create before the {where}")
             state[key] = change.data
         elif change.type == "delete":
-            if key not in state:
+            if key not in state and not coalesced:
                 verdict.lost.append(f"a create before the {where}")
             state.pop(key, None)
     if written is not None and count < written:
@@ -63,3 +69,48 @@ def check_history(changes: Iterable[Any], final: Mapping[Key, Any], *, written: 
         if state.get(key) != final.get(key):
             verdict.stale.append(f"{key}: seen {state.get(key)!r}, stored {final.get(key)!r}")
     return verdict
+
+
+class Told(NamedTuple):
+    """What a change says, without where and when: ``event`` is a custom event's type."""
+
+    type: str
+    group: str
+    id: str | None
+    data: Any
+    event: str | None = None
+
+
+def is_coalesced(stream: Stream[Any]) -> bool:
+    """Whether the stream's backend tells states instead of steps (B9)."""
+    return stream.capabilities.history.level == "limited"
+
+
+def told(changes: Iterable[Any]) -> list[Told]:
+    """What changes say, in their order."""
+    return [Told(c.type, c.group_id, c.id, c.data, c.event_type) for c in changes]
+
+
+def story(capabilities: Capabilities, entries: Iterable[Told]) -> list[Told]:
+    """``entries`` as far as a backend of these capabilities has to tell them.
+
+    All of them where history is full. Where it is coalesced: of each item the last,
+    as a "create" if the item was not there before and is now. Two logs that may differ
+    in what they leave out have one story.
+    """
+    if capabilities.history.level == "full":
+        return list(entries)
+    last: dict[Any, Told] = {}
+    new: set[Any] = set()
+    for number, entry in enumerate(entries):
+        if entry.type == "event":
+            last[number] = entry
+            continue
+        key = (entry.group, entry.id)
+        if key not in last and entry.type == "create":
+            new.add(key)
+        last.pop(key, None)
+        if entry.type != "delete":
+            entry = entry._replace(type="create" if key in new else "update")
+        last[key] = entry
+    return list(last.values())

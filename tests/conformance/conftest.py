@@ -6,8 +6,9 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ import pytest
 from motia_adapters.sqlite.adapter import SqliteAdapter
 from motia_adapters.sqlite.options import SqliteOptions
 
-from motia_core.adapter import Adapter, StorageSettings
-from motia_core.memory import MemoryAdapter, MemoryStore
-from motia_core.model import StreamSpec
-from motia_core.testing import Cannot, Harness, world
+from motia_core.adapter import Adapter, Capabilities, StorageSettings, unsupported
+from motia_core.errors import UnsupportedCapability
+from motia_core.memory import CAPABILITIES, MemoryAdapter, MemoryStore
+from motia_core.model import StreamSpec, Write, WriteResult
+from motia_core.testing import Cannot, ExpectedFailure, Harness, world
+from motia_core.testing.coalesced import CoalescedAdapter
+from motia_core.values import encode_object
 
 
 class Memory(Harness):
@@ -35,6 +39,62 @@ class Memory(Harness):
 
     async def lose_reply(self) -> None:
         self.store.lose_replies = 1
+
+
+class Coalesced(Memory):
+    """The reference for storage that tells states; another program writes straight into it."""
+
+    name = "coalesced"
+
+    def make(self, settings: StorageSettings) -> Adapter:
+        return CoalescedAdapter(settings, self.store)
+
+    async def set_out_of_band(
+        self, settings: StorageSettings, stream: StreamSpec, group: str, id: str, value: Any
+    ) -> None:
+        self._write(settings, stream, Write("set", group, id, encode_object(value)))
+
+    async def delete_out_of_band(self, settings: StorageSettings, stream: StreamSpec, group: str, id: str) -> None:
+        self._write(settings, stream, Write("delete", group, id))
+
+    async def move_out_of_band(
+        self, settings: StorageSettings, stream: StreamSpec, group: str, id: str, to: str
+    ) -> None:
+        json = self.store.stream(settings.namespace, stream.name).groups[group][id].json
+        self._write(settings, stream, Write("delete", group, id), Write("set", to, id, json))
+
+    def _write(self, settings: StorageSettings, stream: StreamSpec, *writes: Write) -> None:
+        CoalescedAdapter(settings, self.store).write_as_another_program(stream, writes)
+
+
+class ModestAdapter(MemoryAdapter):
+    """Declares nothing that is optional: what it is asked for all the same has to be refused."""
+
+    def capabilities(self, stream: StreamSpec) -> Capabilities:
+        no = unsupported("to see it refused")
+        return replace(CAPABILITIES, conditional_writes=no, batch=no, ttl=no, custom_events=no, restore_detection=no)
+
+    async def write(self, stream: StreamSpec, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
+        for write in writes:
+            assert write.expect is None, "an undeclared condition reached the backend"
+            assert write.ttl is None, "an undeclared ttl reached the backend"
+            assert write.kind != "event", "an undeclared event reached the backend"
+        assert len(writes) <= 1, "an undeclared batch reached the backend"
+        return await super().write(stream, writes)
+
+
+class Modest(Memory):
+    name = "modest"
+    expected_failures = (
+        ExpectedFailure(
+            "test_F5_hidden_streams_without_a_log_store_and_guard",
+            "triggers need conditions and batches",
+            UnsupportedCapability,
+        ),
+    )
+
+    def make(self, settings: StorageSettings) -> Adapter:
+        return ModestAdapter(settings, self.store)
 
 
 class SQLite(Harness):
@@ -78,7 +138,7 @@ class SQLite(Harness):
         return [file for file in self.path.parent.glob("streams.db*") if file.is_file()]
 
 
-BACKENDS: list[type[Memory | SQLite]] = [Memory, SQLite]
+BACKENDS: list[type[Memory | SQLite]] = [Memory, Coalesced, Modest, SQLite]
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
