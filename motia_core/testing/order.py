@@ -405,7 +405,11 @@ class Order(Suite):
         docs = await world.stream()
         adapter = docs.hub.adapter
         head = await adapter.head(SPEC)
-        results = await asyncio.gather(*(docs.set("g", str(number), {}) for number in range(100)))
+        results = list(await asyncio.gather(*(docs.set("g", str(number), {}) for number in range(100))))
+        if docs.capabilities.batch:  # what one moment writes has an order too
+            async with docs.batch() as batch:
+                handles = [batch.set("g", f"in one batch {number}", {}) for number in range(10)]
+            results += [handle.result for handle in handles if handle.result]
         log = await read_log(adapter, SPEC, head)
         stamps = [change.timestamp for change in log]
         assert all(earlier < later for earlier, later in pairwise(stamps))
