@@ -11,7 +11,8 @@ from motia_core.streams import Stream
 STATE = StreamSpec("$state", hidden=True)
 """The hidden stream that state lives in; its changes are what state triggers watch."""
 
-_VALUE = "value"
+VALUE = "value"
+"""The field of its item that holds a value."""
 
 
 class State:
@@ -28,26 +29,26 @@ class State:
     async def get(self, group_id: str, key: str) -> Any:
         """The value, or ``None``."""
         item = await self._stream.get(group_id, key)
-        return None if item is None else item.get(_VALUE)
+        return None if item is None else item.get(VALUE)
 
     async def set(self, group_id: str, key: str, value: Any) -> Any:
         """Store a value; returns it as stored."""
-        result = await self._stream.set(group_id, key, {_VALUE: value})
-        return result.new_value[_VALUE]
+        result = await self._stream.set(group_id, key, {VALUE: value})
+        return result.new_value[VALUE]
 
     async def update(self, group_id: str, key: str, operations: Sequence[Mapping[str, Any]]) -> Any:
         """Apply update operations atomically (`motia_core.operations`); returns the new value."""
         result = await self._stream.update(group_id, key, [_below(operation) for operation in operations])
-        return result.new_value.get(_VALUE)
+        return result.new_value.get(VALUE)
 
     async def delete(self, group_id: str, key: str) -> Any:
         """Remove a value; returns it, or ``None``."""
         result = await self._stream.delete(group_id, key)
-        return None if result is None else result.old_value.get(_VALUE)
+        return None if result is None else result.old_value.get(VALUE)
 
     async def list(self, group_id: str, *, limit: int | None = None, after: str | None = None) -> Sequence[Any]:
         """The group's values, ordered by key."""
-        return [item.get(_VALUE) for item in await self._stream.list(group_id, limit=limit, after=after)]
+        return [item.get(VALUE) for item in await self._stream.list(group_id, limit=limit, after=after)]
 
     get_group = list
 
@@ -62,11 +63,11 @@ def _below(operation: Any) -> Any:
         return operation
     path = operation.get("path")
     if path is None or path == "":
-        keys: Any = [_VALUE]
+        keys: Any = [VALUE]
     elif isinstance(path, str):
-        keys = [_VALUE, path]
+        keys = [VALUE, path]
     elif isinstance(path, (list, tuple)):
-        keys = [_VALUE, *path]
+        keys = [VALUE, *path]
     else:
         keys = path
     return {**operation, "path": keys}

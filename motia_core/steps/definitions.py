@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,12 @@ Condition = Callable[[Any, Any], Awaitable[bool] | bool]
 """``condition(input, ctx)``: whether to run, async or plain."""
 
 EventType = Literal["create", "update", "delete", "event"]
+
+Start = Literal["now", "beginning"]
+"""Where a trigger that was never there before begins: at what comes next, or at the oldest change that is kept."""
+
+CatchUp = Literal["all", "latest", "none"]
+"""Which ticks run that came while no process did: all, the latest, or none."""
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
@@ -44,6 +51,7 @@ class StreamTrigger:
     item_id: str | None = None
     condition: Condition | None = None
     events: tuple[EventType, ...] = ("create", "update", "delete")
+    start: Start = "now"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,8 @@ class CronTrigger:
 
     expression: str
     condition: Condition | None = None
+    timezone: str = "UTC"
+    catch_up: CatchUp = "latest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +80,25 @@ class StateTrigger:
     group_id: str | None = None
     key: str | None = None
     condition: Condition | None = None
+    events: tuple[EventType, ...] = ("create", "update", "delete")
+    start: Start = "now"
 
 
 Trigger = HttpTrigger | StreamTrigger | QueueTrigger | CronTrigger | StateTrigger
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """How hard a step tries: for all its triggers but http, which answer at once or fail."""
+
+    attempts: int = 5
+    """Failed attempts after which a change, message or tick is a dead letter."""
+    backoff: float = 1.0
+    """Seconds that the first retry may wait; each further one twice as long, 60 at most."""
+    timeout: float = 60.0
+    """Seconds that one attempt may take."""
+    concurrency: int = 16
+    """Handlers of one trigger at once, in one process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +111,15 @@ class Step:
     enqueues: tuple[str, ...] = ()
     description: str = ""
     flows: tuple[str, ...] = ()
+    delivery: Delivery = Delivery()
+    previous: str | None = None
+    """The name it had before: its triggers go on where those of that name stopped."""
+
+    @property
+    def where(self) -> str:
+        """For messages: the step's name, and the file and line of its handler."""
+        code = getattr(inspect.unwrap(self.handler), "__code__", None) if self.handler else None
+        return f"step {self.name!r}" + (f" ({code.co_filename}:{code.co_firstlineno})" if code else "")
 
     def handle(self, handler: Handler) -> Step:
         """The same step with a handler: ``default = step({...}).handle(fn)``, or as a decorator."""
@@ -96,9 +131,12 @@ class Step:
 def step(config: Mapping[str, Any], handler: Handler | None = None) -> Step:
     """Declare a step: ``{"name", "triggers", "enqueues"?, "description"?, "flows"?}`` and its handler.
 
+    How hard it tries is said by ``"attempts"``, ``"backoff"``, ``"timeout"`` and
+    ``"concurrency"`` (`Delivery`); a step that was renamed names its ``"previous"`` name.
+
     Raises `ConfigError` that names the step and what is wrong.
     """
-    allowed = {"name", "triggers", "enqueues", "description", "flows"}
+    allowed = {"name", "triggers", "enqueues", "description", "flows", "previous", *_LIMITS}
     name = config.get("name")
     if not isinstance(name, str) or not name:
         raise ConfigError("a step needs a 'name' of text")
@@ -114,6 +152,8 @@ def step(config: Mapping[str, Any], handler: Handler | None = None) -> Step:
         enqueues=_texts(name, config, "enqueues"),
         description=str(config.get("description", "")),
         flows=_texts(name, config, "flows"),
+        delivery=_delivery(name, config),
+        previous=_previous(name, config),
     )
     return declared if handler is None else declared.handle(handler)
 
@@ -147,8 +187,13 @@ def stream(
     item_id: str | None = None,
     condition: Condition | None = None,
     events: Sequence[EventType] = ("create", "update", "delete"),
+    start: Start = "now",
 ) -> StreamTrigger:
-    """Run on a stream's changes, of one group or item if given; ``events`` says of which kinds."""
+    """Run on a stream's changes, of one group or item if given; ``events`` says of which kinds.
+
+    ``start="beginning"``: a trigger that was never there before begins with the oldest
+    change that is kept.
+    """
     what = f"stream({name!r})"
     try:
         check_stream_name(name)
@@ -157,10 +202,9 @@ def stream(
                 check_id(value, label)
     except InvalidName as error:
         raise ConfigError(f"{what}: {error}") from None
-    kinds = ("create", "update", "delete", "event")
-    if isinstance(events, str) or not events or any(event not in kinds for event in events):
-        raise ConfigError(f"{what}: events must be a list of {', '.join(kinds)}")
-    return StreamTrigger(name, group_id, item_id, condition, tuple(events))
+    _check_condition(what, condition)
+    _check_start(what, start)
+    return StreamTrigger(name, group_id, item_id, condition, _kinds(what, events), start)
 
 
 def queue(
@@ -172,19 +216,96 @@ def queue(
     """Run on each message that `ctx.enqueue` puts on a topic."""
     if not isinstance(topic, str) or not topic:
         raise ConfigError(f"queue({topic!r}): the topic must be text")
+    try:
+        check_id(topic, "the topic")
+    except InvalidName as error:
+        raise ConfigError(f"queue({topic!r}): {error}") from None
+    _check_condition(f"queue({topic!r})", condition)
     return QueueTrigger(topic, input, condition)
 
 
-def cron(expression: str, *, condition: Condition | None = None) -> CronTrigger:
-    """Run at the times of a cron expression; six fields begin with seconds."""
+def cron(
+    expression: str, *, condition: Condition | None = None, timezone: str = "UTC", catch_up: CatchUp = "latest"
+) -> CronTrigger:
+    """Run at the times of a cron expression; six fields begin with seconds.
+
+    ``timezone`` names where the times are meant, as in "Europe/Berlin". ``catch_up`` says
+    which ticks run that were missed while no process ran: "all", the "latest" or "none".
+    """
+    what = f"cron({expression!r})"
     if not isinstance(expression, str) or len(expression.split()) not in (5, 6):
-        raise ConfigError(f"cron({expression!r}): an expression has five fields, or six with seconds first")
-    return CronTrigger(expression, condition)
+        raise ConfigError(f"{what}: an expression has five fields, or six with seconds first")
+    if catch_up not in ("all", "latest", "none"):
+        raise ConfigError(f"{what}: catch_up must be 'all', 'latest' or 'none', not {catch_up!r}")
+    _check_condition(what, condition)
+    try:
+        check_expression(expression, timezone)
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from None
+    return CronTrigger(expression, condition, timezone, catch_up)
 
 
-def state(*, group_id: str | None = None, key: str | None = None, condition: Condition | None = None) -> StateTrigger:
+def state(
+    *,
+    group_id: str | None = None,
+    key: str | None = None,
+    condition: Condition | None = None,
+    events: Sequence[EventType] = ("create", "update", "delete"),
+    start: Start = "now",
+) -> StateTrigger:
     """Run when state changes, of one group or key if given."""
-    return StateTrigger(group_id, key, condition)
+    what = "state()"
+    try:
+        for value, label in ((group_id, "group_id"), (key, "key")):
+            if value is not None:
+                check_id(value, label)
+    except InvalidName as error:
+        raise ConfigError(f"{what}: {error}") from None
+    _check_condition(what, condition)
+    _check_start(what, start)
+    return StateTrigger(group_id, key, condition, _kinds(what, events), start)
+
+
+_LIMITS: Mapping[str, tuple[type | tuple[type, ...], str]] = {
+    "attempts": (int, "a whole number above 0"),
+    "backoff": ((int, float), "a number of seconds, 0 or more"),
+    "timeout": ((int, float), "a number of seconds above 0"),
+    "concurrency": (int, "a whole number above 0"),
+}
+
+
+def _delivery(name: str, config: Mapping[str, Any]) -> Delivery:
+    given = {key: config[key] for key in _LIMITS if key in config}
+    for key, value in given.items():
+        kind, allowed = _LIMITS[key]
+        least = 0 if key == "backoff" else 1e-3
+        if isinstance(value, bool) or not isinstance(value, kind) or not least <= value < 1e9:
+            raise ConfigError(f"step {name!r}: {key!r} must be {allowed}, not {value!r}")
+    return Delivery(**given)
+
+
+def _previous(name: str, config: Mapping[str, Any]) -> str | None:
+    previous = config.get("previous")
+    if previous is not None and (not isinstance(previous, str) or not previous or previous == name):
+        raise ConfigError(f"step {name!r}: 'previous' must be the other name that it had")
+    return previous
+
+
+def _check_condition(what: str, condition: Any) -> None:
+    if condition is not None and not callable(condition):
+        raise ConfigError(f"{what}: the condition must be a function of (input, ctx)")
+
+
+def _check_start(what: str, start: Any) -> None:
+    if start not in ("now", "beginning"):
+        raise ConfigError(f"{what}: start must be 'now' or 'beginning', not {start!r}")
+
+
+def _kinds(what: str, events: Any) -> tuple[EventType, ...]:
+    kinds = ("create", "update", "delete", "event")
+    if isinstance(events, str) or not isinstance(events, Sequence) or not events or set(events) - set(kinds):
+        raise ConfigError(f"{what}: events must be a list of {', '.join(kinds)}")
+    return tuple(events)
 
 
 def _texts(name: str, config: Mapping[str, Any], key: str) -> tuple[str, ...]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from motia_core.model import Change
+from motia_core.states import VALUE
+
 
 class Input(dict[str, Any]):
     """A dict with camelCase keys that can be read as snake_case attributes too.
@@ -22,3 +25,45 @@ class Input(dict[str, Any]):
             return self[key]
         except KeyError:
             raise AttributeError(f"the input has no {name!r}; it has {', '.join(self)}") from None
+
+
+def stream_input(change: Change) -> Input:
+    """What a stream trigger's handler gets: type, timestamp (ms), streamName, groupId, id, event."""
+    return Input(
+        type="stream",
+        timestamp=int(change.timestamp),
+        streamName=change.stream,
+        groupId=change.group_id,
+        id=change.id,
+        event=_event(change, change.data),
+    )
+
+
+def state_input(change: Change) -> Input:
+    """What a state trigger's handler gets: type, timestamp (ms), groupId, key, value (of a delete the old one), event."""
+    value = None if change.json is None else change.data.get(VALUE)
+    return Input(
+        type="state",
+        timestamp=int(change.timestamp),
+        groupId=change.group_id,
+        key=change.id,
+        value=value,
+        event=_event(change, value),
+    )
+
+
+def cron_input(expression: str, tick: float) -> Input:
+    """What a cron trigger's handler gets: type, expression, and the tick's own time in ms, however late it runs."""
+    return Input(type="cron", expression=expression, timestamp=int(tick))
+
+
+def queue_input(data: Any) -> Any:
+    """What a queue trigger's handler gets: the message's data, with attributes if it is an object."""
+    return Input(data) if isinstance(data, dict) else data
+
+
+def _event(change: Change, data: Any) -> Input:
+    event = Input(type=change.type, data=data)
+    if change.event_type is not None:
+        event["eventType"] = change.event_type
+    return event

@@ -1,5 +1,6 @@
 /** The demo: one document, edited in as many tabs as you like. */
 
+import { Chart } from "./chart.js";
 import { connectStream } from "./client.js";
 import { Feed } from "./feed.js";
 import { Field } from "./field.js";
@@ -100,9 +101,11 @@ const presence = new Presence({
 const options = { url: new URL("./", location.href).href, WebSocket: PluggedSocket };
 const shared = connectStream("documents", { ...options, groupId: GROUP, id: documentId });
 const people = connectStream("presence", { ...options, groupId: documentId });
+const insights = connectStream("insights", { ...options, groupId: GROUP, id: documentId });
+const metrics = connectStream("metrics", { ...options, groupId: "live", id: "current" });
 
 for (const kind of ["sync", "create", "update", "delete", "event"]) {
-  for (const stream of [shared, people]) stream.on(kind, (_, change) => feed.add(change));
+  for (const stream of [shared, people, insights, metrics]) stream.on(kind, (_, change) => feed.add(change));
 }
 shared.on("sync", (item, change) => receive(item, change, true));
 shared.on("create", (item, change) => receive(item, change, true));
@@ -126,6 +129,19 @@ $("people").addEventListener("drawn", () => {
   $("typing").textContent = names.length === 0 ? "" : names.length === 1 ? `${names[0]} is writing` : "Several people are writing";
 });
 
+// --- what steps make of it
+
+const chart = new Chart(document.querySelector(".chart"), { edits: $("edits"), people: $("tabs") });
+for (const kind of ["sync", "create", "update"]) {
+  insights.on(kind, (item) => item && showInsight(item));
+  metrics.on(kind, (item) => item && chart.show(item));
+}
+
+function showInsight({ words, minutes, edits }) {
+  const some = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
+  $("insight").textContent = `${some(words, "word")} · ${minutes} min to read · ${some(edits, "edit")}`;
+}
+
 // --- the connection
 
 let settle;
@@ -147,7 +163,7 @@ shared.on("status", (status, { resumed, missed, delay }) => {
     presence.beat();
   }
 });
-for (const stream of [shared, people]) {
+for (const stream of [shared, people, insights, metrics]) {
   stream.on("error", (error) => show(stream.status === "closed" ? "closed" : $("connection").dataset.status, error.message));
 }
 

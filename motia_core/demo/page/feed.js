@@ -36,9 +36,10 @@ export class Feed {
     while (this.#list.children.length > KEPT) this.#list.lastElementChild.remove();
   }
 
-  /** Heartbeats and carets come all the time, and would bury the rest. */
+  /** Heartbeats, carets and the chart's points come all the time, and would bury the rest. */
   #isNoise(change) {
-    return change.eventType === "caret" || (change.streamName === "presence" && change.type === "update");
+    const often = ["presence", "metrics"].includes(change.streamName) && change.type === "update";
+    return change.eventType === "caret" || often;
   }
 }
 

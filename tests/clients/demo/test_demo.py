@@ -45,8 +45,9 @@ def test_the_page_needs_nothing_from_elsewhere() -> None:
 def test_the_project_has_its_streams_and_steps() -> None:
     streams = {path.name for path in (PROJECT / "motia" / "streams").glob("*_stream.py")}
     steps = {path.name for path in (PROJECT / "motia" / "steps").glob("*_step.py")}
-    assert streams >= {"documents_stream.py", "presence_stream.py"}
-    assert steps >= {"edit_document_step.py", "notify_step.py", "open_document_step.py", "presence_step.py"}
+    assert streams >= {f"{name}_stream.py" for name in ("documents", "presence", "insights", "metrics")}
+    names = ("edit_document", "notify", "open_document", "presence", "insight", "update_metrics")
+    assert steps >= {f"{name}_step.py" for name in names}
 
 
 @pytest.fixture

@@ -69,6 +69,15 @@ try {
   await a.waitForFunction((other) => document.getElementById("content").value === other, await text(b));
   assert.equal(await text(a), `left First! ${begun}right`);
 
+  // A step that runs on every change has counted the words, and one that runs by the clock moves the chart.
+  for (const page of [a, b]) {
+    const words = (await text(page)).concat(" ", await page.inputValue("#title")).split(/\s+/).filter(Boolean).length;
+    await page.waitForFunction((count) => document.getElementById("insight").textContent.startsWith(`${count} words`), words);
+    await page.waitForFunction(() => Number(document.getElementById("tabs").textContent) >= 2);
+    const drawn = await page.getAttribute(".chart .people", "d");
+    await page.waitForFunction((before) => document.querySelector(".chart .people").getAttribute("d") !== before, drawn);
+  }
+
   // The other's caret is drawn, and a wave is seen.
   await a.waitForSelector("#content-mirror .caret");
   await b.click("#wave");

@@ -1,0 +1,106 @@
+"""Steps as the runner knows them: a durable trigger for each stream and state trigger of a step.
+
+Queue and cron triggers have feeds of their own: see `queues` and `ticks`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from motia_core.model import Change, StreamSpec
+from motia_core.plugins import Plugins
+from motia_core.states import STATE
+from motia_core.steps.context import Context, TriggerInfo
+from motia_core.steps.definitions import Condition, Handler, StateTrigger, Step, StreamTrigger
+from motia_core.steps.inputs import Input, state_input, stream_input
+from motia_core.triggers import RunInfo, Trigger
+
+MakeContext = Callable[[Step, TriggerInfo], Context]
+"""Makes the ``ctx`` of one run."""
+
+
+def change_trigger(
+    step: Step,
+    index: int,
+    number: int,
+    trigger: StreamTrigger | StateTrigger,
+    make_context: MakeContext,
+    plugins: Plugins,
+) -> Trigger:
+    """What runs a step on the changes of a stream, or of state. ``number``: among equals of its step."""
+    if isinstance(trigger, StreamTrigger):
+        spec, kind, source, wanted_id = StreamSpec(trigger.stream), "stream", trigger.stream, trigger.item_id
+        read: Callable[[Change], Input] = stream_input
+    else:
+        spec, kind, source, wanted_id = STATE, "state", "", trigger.key
+        read = state_input
+    group, events = trigger.group_id, frozenset(trigger.events)
+    handler, condition = step.handler, trigger.condition
+    assert handler is not None
+    hooked = plugins.implements("motia_trigger_matches")
+
+    def accepts(change: Change) -> bool:
+        return (
+            change.type in events
+            and (group is None or change.group_id == group)
+            and (wanted_id is None or change.id == wanted_id)
+        )
+
+    def info(change: Change, run: RunInfo | None) -> TriggerInfo:
+        if run is None:
+            return TriggerInfo(kind, index, change.position)
+        return TriggerInfo(kind, index, change.position, run.epoch, run.attempt)
+
+    async def matches(change: Change) -> bool:
+        if hooked and not await _plugins_agree(plugins, trigger, change):
+            return False
+        if condition is None:
+            return True
+        answer = condition(read(change), make_context(step, info(change, None)))
+        return bool(await answer if inspect.isawaitable(answer) else answer)
+
+    async def handle(change: Change, run: RunInfo) -> None:
+        await run_handler(handler, read(change), make_context(step, info(change, run)))
+
+    return Trigger(
+        key=(step.name, kind, source, str(number)),
+        previous=None if step.previous is None else (step.previous, kind, source, str(number)),
+        stream=spec,
+        handle=handle,
+        accepts=accepts,
+        matches=matches if hooked or condition is not None else None,
+        start=trigger.start,
+        **limits(step),
+    )
+
+
+def limits(step: Step) -> dict[str, Any]:
+    """A step's `Delivery`, as options of a `Trigger`."""
+    delivery = step.delivery
+    return {
+        "attempts": delivery.attempts,
+        "backoff": delivery.backoff,
+        "timeout": delivery.timeout,
+        "concurrency": delivery.concurrency,
+    }
+
+
+async def run_handler(handler: Handler, input: Any, ctx: Context) -> None:
+    """Run a handler; a plain function in a thread, so that it holds nobody up."""
+    answer: Any
+    if inspect.iscoroutinefunction(handler):
+        answer = await handler(input, ctx)
+    else:
+        answer = await asyncio.to_thread(handler, input, ctx)
+        if inspect.isawaitable(answer):
+            answer = await answer
+    if answer is not None:
+        ctx.logger.debug("what the handler returned is not used: %s triggers answer nobody", ctx.trigger.type)
+
+
+async def _plugins_agree(plugins: Plugins, trigger: StreamTrigger | StateTrigger, change: Change) -> bool:
+    answers: Iterable[Any] = await plugins.call("motia_trigger_matches", trigger=trigger, change=change)
+    return all(answer is None or bool(answer) for answer in answers)
