@@ -17,7 +17,7 @@ async def index(input: Any, ctx: Any) -> None:
 
 
 async def indexed(input: Any, ctx: Any) -> None:
-    await ctx.state.update("indexed", input.id, [{"type": "append", "path": [], "value": [input["type"]]}])
+    await ctx.state.update("indexed", input.id, [{"type": "append", "path": [], "value": input["type"]}])
 
 
 index_step = step(
