@@ -1,0 +1,34 @@
+"""Durable triggers: handlers that run for each change of a stream, whatever process dies (SEMANTICS D1-D7).
+
+`Runner` runs `Trigger`\\ s on one storage. It needs nothing of it but the adapter's
+contract. The rules that the modules here name are those of the page on triggers.
+"""
+
+from motia_core.triggers.clock import Clock, SystemClock
+from motia_core.triggers.deadletters import DeadLetter, DeadLetters, Gap
+from motia_core.triggers.definition import (
+    OrderKey,
+    PartitionStatus,
+    Report,
+    RunInfo,
+    Trigger,
+    TriggerStatus,
+    item_key,
+)
+from motia_core.triggers.runner import Runner
+
+__all__ = [
+    "Clock",
+    "DeadLetter",
+    "DeadLetters",
+    "Gap",
+    "OrderKey",
+    "PartitionStatus",
+    "Report",
+    "RunInfo",
+    "Runner",
+    "SystemClock",
+    "Trigger",
+    "TriggerStatus",
+    "item_key",
+]
