@@ -22,8 +22,9 @@ from motia_core.model import Change, StreamSpec, Write
 from motia_core.plugins import Plugins
 from motia_core.schema import Check, compile_schema
 from motia_core.states import STATE, State
-from motia_core.steps import Context, HttpTrigger, Step, Streams, TriggerInfo
+from motia_core.steps import Context, Step, Streams, TriggerInfo
 from motia_core.steps.context import make_context
+from motia_core.steps.running import DurableSteps
 from motia_core.steps.web import HttpSteps
 from motia_core.streams import BeforeWrite, Stream
 
@@ -85,6 +86,11 @@ class Motia:
             self._schemas[name] = compile_schema(name, config.schema)
         self.settings.room("state")
         self.http_steps = HttpSteps(self.steps, self.context)
+        homes = {name: config.storage_type for name, config in self.stream_configs.items()}
+        homes[STATE.name] = self.settings.state.storage
+        self.durable_steps = DurableSteps(
+            self.steps, homes, lambda step, trigger: self.context(step.name, trigger), self.plugins
+        )
         self.access = Access(
             self.stream_configs,
             authenticate=authenticate,
@@ -195,6 +201,7 @@ class Motia:
         """Tell the clients that are left, then wait for what they leave behind: ``on_leave`` needs the storages."""
         for connection in list(self.connections):
             connection.shut_down()
+        await self.durable_steps.stop()
         loop = asyncio.get_running_loop()
         until = loop.time() + self.settings.server.shutdown_timeout
         while self._tasks and loop.time() < until:
@@ -224,6 +231,9 @@ class Motia:
         state = await self._stream(STATE, await self._storage(home, stack), home, None, None)
         stack.push_async_callback(self.hubs[STATE.name].close)
         self._streams, self._state = Streams(streams), State(state)
+        if self.run_triggers:
+            stack.push_async_callback(self.durable_steps.stop)
+            await self.durable_steps.start(self.storages)
 
     async def _storage(self, storage_type: str, stack: AsyncExitStack) -> Adapter:
         if storage_type not in self.storages:
@@ -316,19 +326,15 @@ def _by_name(streams: Iterable[StreamConfig]) -> dict[str, StreamConfig]:
 
 
 def _check_steps(steps: tuple[Step, ...]) -> None:
-    names: set[str] = set()
+    names: dict[str, Step] = {}
     for step in steps:
         if not isinstance(step, Step):
             raise ConfigError(f"steps must be made by step(), not {type(step).__name__}")
-        if step.name in names:
-            raise ConfigError(f"two steps are called {step.name!r}")
-        names.add(step.name)
         if step.handler is None:
             raise ConfigError(f"step {step.name!r} has no handler")
-        for trigger in step.triggers:
-            if not isinstance(trigger, HttpTrigger):
-                kind = type(trigger).__name__.removesuffix("Trigger").lower()
-                raise ConfigError(f"step {step.name!r}: {kind} triggers are not run by this version yet, only http")
+        if step.name in names:
+            raise ConfigError(f"two steps are called {step.name!r}: {names[step.name].where} and {step.where}")
+        names[step.name] = step
 
 
 def _applies(predicate: Callable[[AuthContext], bool], connection: Connection) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from motia_core.cli import data, health, scaffold, serving
+from motia_core.cli import data, health, scaffold, serving, triggers
 
 app = typer.Typer(
     name="motia-core",
@@ -21,6 +21,9 @@ app = typer.Typer(
 app.command()(serving.demo)
 app.command()(serving.dev)
 app.command()(serving.serve)
+app.command()(triggers.worker)
+app.add_typer(triggers.triggers_app, name="triggers")
+app.add_typer(triggers.dead_letters_app, name="dead-letters")
 app.command()(data.tail)
 app.command()(data.get)
 app.command("set")(data.set_item)

@@ -19,6 +19,7 @@ import typer
 
 from motia_core.app import Motia
 from motia_core.cli.data import Project
+from motia_core.cli.logs import Level, log_to_stderr
 from motia_core.cli.output import fail, run, say
 from motia_core.cli.reloading import supervise
 from motia_core.config import Settings
@@ -33,12 +34,11 @@ Host = Annotated[str | None, typer.Option(help="Address to listen on.", show_def
 Port = Annotated[
     int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.", show_default="that of motia.toml")
 ]
-Level = Annotated[str, typer.Option("--log-level", envvar="MOTIA_LOG_LEVEL", help="debug, info, warning or error.")]
 
 
 def serve(project: Project = Path(), host: Host = None, port: Port = None, log_level: Level = "info") -> None:
     """Serve the project's streams and HTTP steps until stopped."""
-    _log(log_level)
+    log_to_stderr(log_level)
     run(_serve(Motia.from_project(project), host, port))
 
 
@@ -67,7 +67,7 @@ def demo(
     """Show what it is: a bundled project in your browser, with nothing to install."""
     from motia_core.demo import PAGE, PROJECT
 
-    _log(log_level)
+    log_to_stderr(log_level)
     storage = ((data or _data_folder()) / "streams.db").absolute()
     environ = {"MOTIA_STORAGE__DEFAULT__ADAPTER": "sqlite", "MOTIA_STORAGE__DEFAULT__PATH": str(storage)}
     plugins = Plugins.load()
@@ -149,13 +149,6 @@ def _url(listening: socket.socket) -> str:
     address: tuple[str, int] = listening.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address[0], address[0])
     return f"http://[{host}]:{address[1]}" if ":" in host else f"http://{host}:{address[1]}"
-
-
-def _log(level: str) -> None:
-    number = logging.getLevelNamesMapping().get(level.upper())
-    if number is None:
-        raise typer.BadParameter(f"{level!r} is no level; use debug, info, warning or error", param_hint="--log-level")
-    logging.basicConfig(level=number, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
 
 def _data_folder() -> Path:

@@ -64,6 +64,14 @@ class TriggerInfo:
     type: str
     """"http", "stream", "queue", "cron", "state", or "join"."""
     index: int = 0
+    """Which of its step's triggers."""
+    position: str = ""
+    """Of a durable trigger: the place of its change. The same in every run of it."""
+    epoch: int = 0
+    """Of a durable trigger: grows whenever its work changes hands. With the position it guards
+    effects on other systems against a process that was paused and comes back."""
+    attempt: int = 1
+    """Of a durable trigger: 1 for the first."""
 
 
 @dataclass(frozen=True, slots=True)

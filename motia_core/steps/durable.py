@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from motia_core.model import Change, StreamSpec
 from motia_core.plugins import Plugins
 from motia_core.states import STATE
 from motia_core.steps.context import Context, TriggerInfo
-from motia_core.steps.definitions import Condition, Handler, StateTrigger, Step, StreamTrigger
+from motia_core.steps.definitions import Handler, StateTrigger, Step, StreamTrigger
 from motia_core.steps.inputs import Input, state_input, stream_input
 from motia_core.triggers import RunInfo, Trigger
 

@@ -40,7 +40,10 @@ def stream_input(change: Change) -> Input:
 
 
 def state_input(change: Change) -> Input:
-    """What a state trigger's handler gets: type, timestamp (ms), groupId, key, value (of a delete the old one), event."""
+    """What a state trigger's handler gets: type, timestamp (ms), groupId, key, value, event.
+
+    Of a delete, ``value`` is the one that was there.
+    """
     value = None if change.json is None else change.data.get(VALUE)
     return Input(
         type="state",

@@ -1,0 +1,69 @@
+"""All durable triggers of a project, by the storage they run on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+from motia_core.adapter import Adapter
+from motia_core.errors import ConfigError
+from motia_core.plugin_checks import suggestion
+from motia_core.plugins import Plugins
+from motia_core.steps.context import Context, TriggerInfo
+from motia_core.steps.definitions import StateTrigger, Step, StreamTrigger
+from motia_core.steps.durable import change_trigger
+from motia_core.triggers import Report, Runner, Trigger
+
+
+class DurableSteps:
+    """What runs without being asked over HTTP. Raises `ConfigError` for a step that cannot run.
+
+    ``homes``: the storage type of each stream, and of ``$state``, ``$queue`` and ``$cron``.
+    """
+
+    def __init__(
+        self,
+        steps: Iterable[Step],
+        homes: Mapping[str, str],
+        make_context: Callable[[Step, TriggerInfo], Context],
+        plugins: Plugins,
+    ) -> None:
+        self.triggers: dict[str, list[Trigger]] = {}
+        """By storage type."""
+        self.runners: dict[str, Runner] = {}
+        """While they run, by storage type."""
+        self.reports: list[Report] = []
+        """What the runners had to say, the latest hundred."""
+        for step in steps:
+            numbers: Counter[tuple[str, str]] = Counter()
+            for index, trigger in enumerate(step.triggers):
+                if isinstance(trigger, (StreamTrigger, StateTrigger)):
+                    source = trigger.stream if isinstance(trigger, StreamTrigger) else "$state"
+                    if source not in homes:
+                        known = suggestion(source, [name for name in homes if not name.startswith("$")])
+                        raise ConfigError(f"{step.where}: there is no stream {source!r}{known}")
+                    number = numbers[type(trigger).__name__, source]
+                    numbers[type(trigger).__name__, source] += 1
+                    made = change_trigger(step, index, number, trigger, make_context, plugins)
+                    self.triggers.setdefault(homes[source], []).append(made)
+
+    async def start(self, storages: Mapping[str, Adapter]) -> None:
+        """Begin: when it returns, triggers that were never there before miss nothing from now on."""
+        for storage_type, triggers in self.triggers.items():
+            runner = Runner(storages[storage_type], triggers, report=self._keep)
+            self.runners[storage_type] = runner
+            await runner.start()
+
+    def inspect(self, storages: Mapping[str, Adapter]) -> dict[str, Runner]:
+        """Runners that do not run, for whoever only wants to look or to mend; of every open storage."""
+        return {name: Runner(adapter, self.triggers.get(name, ())) for name, adapter in storages.items()}
+
+    async def stop(self) -> None:
+        """Let handlers end (ten seconds, at most), and give their work back."""
+        runners, self.runners = list(self.runners.values()), {}
+        await asyncio.gather(*(runner.stop() for runner in runners))
+
+    def _keep(self, report: Report) -> None:
+        self.reports.append(report)
+        del self.reports[:-100]
