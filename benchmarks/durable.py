@@ -215,9 +215,9 @@ def _asked(kind: str, workers: int, busy: bool) -> Any:
                     await asyncio.sleep(0.001)
                 await asyncio.sleep(1.5)
                 own = 1_000 if kind == "writes" else 0
-                return sum(getattr(count, kind) for count in counts) - own
+                return float(sum(getattr(count, kind) for count in counts) - own)
             await asyncio.sleep(10)
-            return sum(getattr(count, kind) for count in counts) * 6
+            return float(sum(getattr(count, kind) for count in counts) * 6)
 
     return measured
 

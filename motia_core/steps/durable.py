@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from motia_core.model import Change, StreamSpec
 from motia_core.plugins import Plugins
 from motia_core.states import STATE
 from motia_core.steps.context import Context, TriggerInfo
-from motia_core.steps.definitions import Handler, StateTrigger, Step, StreamTrigger
+from motia_core.steps.definitions import StateTrigger, Step, StreamTrigger
 from motia_core.steps.inputs import Input, state_input, stream_input
 from motia_core.triggers import RunInfo, Trigger
 
@@ -38,8 +38,8 @@ def change_trigger(
         spec, kind, source, wanted_id = STATE, "state", "", trigger.key
         read = state_input
     group, events = trigger.group_id, frozenset(trigger.events)
-    handler, condition = step.handler, trigger.condition
-    assert handler is not None
+    condition = trigger.condition
+    run_handler = runner_of(step)
     hooked = plugins.implements("motia_trigger_matches")
 
     def accepts(change: Change) -> bool:
@@ -63,7 +63,7 @@ def change_trigger(
         return bool(await answer if inspect.isawaitable(answer) else answer)
 
     async def handle(change: Change, run: RunInfo) -> None:
-        await run_handler(handler, read(change), make_context(step, info(change, run)))
+        await run_handler(read(change), make_context(step, info(change, run)))
 
     return Trigger(
         key=(step.name, kind, source, str(number)),
@@ -88,17 +88,22 @@ def limits(step: Step) -> dict[str, Any]:
     }
 
 
-async def run_handler(handler: Handler, input: Any, ctx: Context) -> None:
-    """Run a handler; a plain function in a thread, so that it holds nobody up."""
-    answer: Any
+def runner_of(step: Step) -> Callable[[Any, Context], Awaitable[Any]]:
+    """What runs a step's handler; a plain function in a thread, so that it holds nobody up.
+
+    What a handler returns is nobody's: durable triggers answer nobody.
+    """
+    handler = step.handler
+    assert handler is not None
     if inspect.iscoroutinefunction(handler):
-        answer = await handler(input, ctx)
-    else:
+        return handler
+
+    async def run(input: Any, ctx: Context) -> None:
         answer = await asyncio.to_thread(handler, input, ctx)
         if inspect.isawaitable(answer):
-            answer = await answer
-    if answer is not None:
-        ctx.logger.debug("what the handler returned is not used: %s triggers answer nobody", ctx.trigger.type)
+            await answer
+
+    return run
 
 
 async def _plugins_agree(plugins: Plugins, trigger: StreamTrigger | StateTrigger, change: Change) -> bool:
