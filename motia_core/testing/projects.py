@@ -23,5 +23,5 @@ def in_memory(folder: Path) -> Motia:
         steps=project.steps,
         authenticate=project.authenticate,
         plugins=plugins,
-        settings=Settings.build(storage={name: "memory://" for name in storages}, plugins=plugins),
+        settings=Settings.build(storage=dict.fromkeys(storages, "memory://"), plugins=plugins),
     )
