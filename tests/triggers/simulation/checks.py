@@ -9,6 +9,7 @@ from typing import Any
 
 from motia_core.model import Change, StreamSpec, Write
 from motia_core.triggers import RunInfo
+from motia_core.triggers.partition import CAREFUL_AFTER
 from motia_core.triggers.records import CONTROL, NOTICE, hash_key, partition_of
 from motia_core.values import decode
 
@@ -123,8 +124,10 @@ class Checks:
         for other in self.active:
             if (other.change.group_id, other.change.id) == key and not (other.process.hurt or other.process.host.dead):
                 self.violated(f"{change.position} starts while {other.change.position} of its item runs")
-        if info.attempt > self.failed[change.position] + 1:
-            self.violated(f"{change.position}: attempt {info.attempt} after {self.failed[change.position]} failed ones")
+        # An attempt that was written down before it began counts even if the process dies of it.
+        written = self.started[change.position] if record["crashes"] >= CAREFUL_AFTER else self.failed[change.position]
+        if info.attempt > written + 1:
+            self.violated(f"{change.position}: attempt {info.attempt} after {written} failed ones")
         self.started[change.position] += 1
         run = Run(process, change, info.epoch)
         self.active.append(run)
@@ -168,7 +171,7 @@ class Checks:
             self.violated(f"still parked: {sorted(parked)}")
         for id, letter in self.rows("dead:").items():
             position = letter["change"]["position"]
-            if letter["attempts"] != self.attempts or self.failed[position] < self.attempts:
+            if letter["attempts"] != self.attempts or self.started[position] < self.attempts:
                 self.violated(f"dead letter {id}: {letter['attempts']} attempts, {self.failed[position]} failed runs")
             if not any(process.hurt or process.host.dead for process in self.world.processes):
                 if self.failed[position] != self.attempts:

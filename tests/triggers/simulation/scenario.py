@@ -136,7 +136,8 @@ class _Scene:
                 await self.until(lambda: bool(self.checks.rows("names")), 60.0)
         await self.write_changes()
         await self.until(lambda: not self.checks.open() and not self.checks.rows("parked:"), GIVE_UP)
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(2.0)  # what is still on its way may be the parking of something settled since
+        await self.until(lambda: not self.checks.rows("parked:"), GIVE_UP)
         self.checks.finish()
 
     async def until(self, condition: object, seconds: float) -> None:
