@@ -129,7 +129,6 @@ def acknowledge(snapshot: Snapshot, version: str) -> None:
     p.attempts.clear()
     saved = snapshot.finished
     p.finished -= snapshot.finished
-    p.room.finished -= snapshot.finished
     for entry, attempts, runs in snapshot.parked:
         if not entry.stored and entry.state != State.DONE:
             p.open -= 1

@@ -104,7 +104,6 @@ class Crew:
         partition.gone = True
         self.parts.pop(partition.number, None)
         self.unsaved -= partition.unsaved
-        self.finished -= partition.finished
         partition.unsaved = partition.finished = 0
         for entry, cancel in list(partition.running.items()):
             worker = next(worker for worker in self._waiting if worker.entry is entry)

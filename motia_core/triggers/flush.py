@@ -84,6 +84,7 @@ class Flusher:
         for partition in list(self._partitions()):
             if partition.gone:
                 continue
+            partition.room.finished = 0
             if partition.unsettled and not await self._settle(partition):
                 continue
             if partition.dirty or (

@@ -32,7 +32,7 @@ class Room(Protocol):
     unsaved: int
     """Runs whose outcome the store does not know."""
     finished: int
-    """Of these, the runs that have settled their change."""
+    """Runs that have settled their change since the last flush began."""
 
     max_attempts: int
     """After which a change is buried."""
