@@ -13,6 +13,7 @@ changed clause a major one; pin ``motia-core~=X.Y`` and see what a newer one fin
 """
 
 from motia_core.testing.data import Data as TestData
+from motia_core.testing.durable import Triggers as TestTriggers
 from motia_core.testing.fixtures import world
 from motia_core.testing.foreign import Foreign as TestForeign
 from motia_core.testing.harness import Cannot, ExpectedFailure, Harness, Reader, World, eventually, read_log
@@ -33,6 +34,7 @@ __all__ = [
     "TestOrder",
     "TestResilience",
     "TestSubscribers",
+    "TestTriggers",
     "World",
     "check_history",
     "eventually",

@@ -57,6 +57,10 @@ class Harness(ABC):
     def make(self, settings: StorageSettings) -> Adapter:
         """A new adapter on the store, not open: each plays another process."""
 
+    def maker(self) -> Callable[[StorageSettings], Adapter]:
+        """What makes an adapter on the store in *another process*: it must survive pickling."""
+        raise Cannot("no other process can reach this store")
+
     async def start(self) -> None:  # noqa: B027 (most need nothing)
         """Make the store ready."""
 

@@ -6,9 +6,10 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,9 @@ class SQLite(Harness):
 
     def make(self, settings: StorageSettings) -> Adapter:
         return SqliteAdapter(settings, SqliteOptions(path=self.path))
+
+    def maker(self) -> Callable[[StorageSettings], Adapter]:
+        return partial(SqliteAdapter, options=SqliteOptions(path=self.path))
 
     async def restart(self) -> None:
         """There is no server: whoever opens the file next is the restart."""

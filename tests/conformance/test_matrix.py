@@ -1,5 +1,13 @@
 """Every clause on every backend: ``pytest tests/conformance -k sqlite``."""
 
-from motia_core.testing import TestData, TestForeign, TestMachine, TestOrder, TestResilience, TestSubscribers
+from motia_core.testing import (
+    TestData,
+    TestForeign,
+    TestMachine,
+    TestOrder,
+    TestResilience,
+    TestSubscribers,
+    TestTriggers,
+)
 
-__all__ = ["TestData", "TestForeign", "TestMachine", "TestOrder", "TestResilience", "TestSubscribers"]
+__all__ = ["TestData", "TestForeign", "TestMachine", "TestOrder", "TestResilience", "TestSubscribers", "TestTriggers"]
