@@ -267,6 +267,26 @@ class Triggers(Suite):
             for runner in runners:
                 await runner.stop()
 
+    async def test_D5_of_processes_that_claim_at_once_one_has_each_partition(self, world: World) -> None:
+        docs = await world.stream()
+        _able(docs.hub.adapter)
+        if not docs.capabilities.multi_process:
+            pytest.skip("several processes are declared unsupported")
+        for turn in range(3):
+            key = (f"claimed {turn}", *KEY[1:])
+            seen = Seen()
+            runners = [Runner(await world.adapter(), [trigger(seen.handle, key=key)], lease=LEASE) for _ in range(3)]
+            await asyncio.gather(*(runner.start() for runner in runners))
+            try:
+                for n in range(100):
+                    await docs.set("g", f"{turn} {n}", {"n": n})
+                await settled(seen, 100)
+                owners = [partition.number for runner in runners for partition in runner.partitions()]
+                assert len(owners) == len(set(owners)), "two processes believe that they own a partition"
+            finally:
+                await asyncio.gather(*(runner.stop() for runner in runners))
+            assert sorted(change.data["n"] for change, _ in seen.runs) == list(range(100))
+
     async def test_D6_what_was_trimmed_before_it_was_read_is_reported(self, world: World) -> None:
         adapter = _able(await world.adapter(retention=Retention(count=20)))
         docs = await world.stream(adapter=adapter)

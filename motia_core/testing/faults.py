@@ -510,4 +510,5 @@ def _whole(value: Any) -> Any:
 
 
 # At the end: it registers its own with what stands above.
-import motia_core.testing.faults_foreign  # noqa: E402, F401
+import motia_core.testing.faults_foreign  # noqa: E402
+import motia_core.testing.faults_triggers  # noqa: E402, F401
