@@ -24,8 +24,9 @@ def refuse_unread(modules: ProjectModules, folder: Path) -> None:
         kind = next(_declared(file), None)
         if kind is not None:
             home = folder / f"{kind}s"
-            stem = file.stem.removesuffix(f"_{kind}")
-            within = file.parent if file.is_relative_to(home) else home
+            meant = file.parent if file.stem == "__init__" else file.with_suffix("")
+            stem = meant.name.removesuffix(f"_{kind}")
+            within = meant.parent if meant.parent.is_relative_to(home) else home
             raise ConfigError(
                 f"{modules.shown(file)}: declares a {kind}, but nobody reads it: {kind}s are read from"
                 f" {modules.shown(home)}/*_{kind}.py; call it {modules.shown(within / f'{stem}_{kind}.py')}"

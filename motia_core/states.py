@@ -41,9 +41,7 @@ class State:
 
     async def update(self, group_id: str, key: str, operations: Sequence[Mapping[str, Any]]) -> Any:
         """Apply update operations atomically (`motia_core.operations`); returns the new value."""
-        parsed = parse(operations, below=(_VALUE,))
-        with _paths_from_the_value():
-            result = await self._stream.update(group_id, key, parsed)
+        result = await self._stream.update(group_id, key, parse(operations, below=(_VALUE,)))
         return result.new_value.get(_VALUE)
 
     async def delete(self, group_id: str, key: str) -> Any:
