@@ -62,11 +62,13 @@ async def test_a_validator_that_raises_something_else_is_a_schema_error_with_its
         docs = motia.streams["documents"]
         with pytest.raises(SchemaError, match=r"^\$\.n: Value error, must be positive$"):
             await docs.set("g", "x", {"n": -1})
-        for way in ("set", "update"):
+        writes = [
+            docs.set("g", "x", {"n": 0}),
+            docs.update("g", "x", [{"type": "set", "path": "n", "value": 0}]),
+        ]
+        for write in writes:
             with pytest.raises(SchemaError) as caught:
-                if way == "set":
-                    await docs.set("g", "x", {"n": 0})
-                await docs.update("g", "x", [{"type": "set", "path": "n", "value": 0}])
+                await write
             assert str(caught.value) == (
                 "$: a validator of Positive failed (it must raise ValueError to refuse):"
                 " ZeroDivisionError: redis://me:***@host is no divisor"
