@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import secrets
@@ -21,6 +22,19 @@ KEY = pytest.StashKey[list[Figures]]()
 
 def pytest_report_header() -> str:
     return f"chaos: scale {SCALE:g}, MOTIA_CHAOS_SEED={SEED}"
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """No line in the log for each of ten thousand connections."""
+    log = logging.getLogger("uvicorn.error")
+
+    def matters(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING
+
+    log.addFilter(matters)
+    yield
+    log.removeFilter(matters)
 
 
 @pytest.fixture

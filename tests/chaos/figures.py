@@ -49,9 +49,10 @@ class Figures:
     def add(self, **figures: object) -> None:
         """Figures by name; ``_`` stands for a blank, and floats are shortened."""
         for what, value in figures.items():
-            shown = (
-                f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-            )
+            if isinstance(value, float):
+                shown = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+            else:
+                shown = f"{value:,}" if isinstance(value, int) else str(value)
             self.rows.append((what.replace("_", " "), shown))
 
     def spread(self, what: str, seconds: Sequence[float]) -> None:
