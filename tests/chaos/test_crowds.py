@@ -46,14 +46,14 @@ class Light(Socket):
 
 async def crowd(server: Served, number: int, groups: int = 1) -> list[Light]:
     """So many clients, all live, on ``g0``, ``g1``, ..."""
-    clients = []
+    clients: list[Light] = []
     for first in range(0, number, 50):
         part = range(first, min(first + 50, number))
         clients += await asyncio.gather(*(Light.open(server.url) for _ in part))
     for turn, client in enumerate(clients):
         await client.join(f"g{turn % groups}")
     await _all(clients, lambda client: bool(client.came), "all to be live")
-    return clients  # type: ignore[return-value]
+    return clients
 
 
 async def _all(clients: Any, done: Any, what: str) -> None:
@@ -61,7 +61,7 @@ async def _all(clients: Any, done: Any, what: str) -> None:
     async with asyncio.timeout(LIMIT):
         while waiting := [client for client in waiting if not done(client)]:
             assert not waiting[0].connection.close_code, f"closed, while waiting for {what}"
-            await asyncio.sleep(0.01)  # noqa: ASYNC110 (a thousand of them, all in here)
+            await asyncio.sleep(0.01)
 
 
 async def _close(clients: list[Light]) -> None:
@@ -155,7 +155,7 @@ async def test_row_18_a_thousand_clients_reconnect_at_once(tmp_path: Path, figur
                 client = await Light.open(server.url)
                 more = {"after": positions[turn]} if way == "resume" else {}
                 await client.join(f"g{turn % groups}", **more)
-                return client  # type: ignore[return-value]
+                return client
 
             begun = time.monotonic()
             returned = await asyncio.gather(*(back(turn) for turn in range(number)))

@@ -67,7 +67,9 @@ async def test_row_9_increments_of_many_writers_in_several_processes(
     async with project(tmp_path):
         pass  # the file is there before they race for the item
     told, seconds = await race(tmp_path, "increments", writers=writers, count=count, seed=seed)
-    figures.add(writers=writers, processes=PROCESSES, increments=writers * count, increments_a_second=sum(told) / seconds)
+    figures.add(
+        writers=writers, processes=PROCESSES, increments=writers * count, increments_a_second=sum(told) / seconds
+    )
     async with project(tmp_path) as motia:
         docs = motia.streams["documents"]
         assert await docs.get("g", "counter") == {"n": writers * count}

@@ -53,11 +53,11 @@ async def main(kind: str, folder: str, writers: str, count: str, seed: str) -> N
     storage = {"default": {"adapter": "sqlite", "path": f"{folder}/streams.db", "timeout": "120s"}}
     motia = Motia(streams=[StreamConfig(name="documents")], settings=Settings.build(storage=storage))
     async with motia:
-        print("ready", flush=True)  # noqa: T201
+        print("ready", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
         work = {"increments": increments, "creates": creates}[kind]
         done = await work(motia.streams["documents"], int(writers), int(count), random.Random(seed))
-        print(json.dumps(done), flush=True)  # noqa: T201
+        print(json.dumps(done), flush=True)
 
 
 if __name__ == "__main__":

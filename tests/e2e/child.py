@@ -1,4 +1,4 @@
-"""A server in a process of its own: ``python child.py FOLDER SETTINGS``. Its steps write, and say what must not grow."""
+"""A server in a process of its own: ``python child.py FOLDER SETTINGS``; a step says what must not grow."""
 
 from __future__ import annotations
 
