@@ -13,15 +13,18 @@ from typing import Any
 import pytest
 
 from motia_core import StreamConfig
+from motia_core.streams import Stream
 
 from ..e2e.judging import Follower, Place, Truth, repeated
-from ..e2e.serving import Served, project, serve
+from ..e2e.serving import project, serve
 from ..e2e.sockets import Frame, Socket, kind
 from .figures import Figures, bounded, scaled
 
 pytestmark = pytest.mark.chaos
 
-GROUPS = [f"g{number}" for number in range(50)]
+Docs = Stream[dict[str, Any]]
+
+GROUPS = [f"g{number}" for number in range(10)]
 ITEMS = ["x", "y", "z"]
 RATE = 500
 """Writes a second that are aimed at."""
@@ -30,10 +33,10 @@ RATE = 500
 class Pace:
     """Writes at a steady rate until it is stopped."""
 
-    def __init__(self, server: Served, chance: random.Random) -> None:
+    def __init__(self, docs: Docs, chance: random.Random) -> None:
         self.written = 0
         self.rate = 0.0
-        self._server = server
+        self._docs = docs
         self._chance = chance
         self._running = True
 
@@ -49,18 +52,18 @@ class Pace:
         group, item = self._chance.choice(GROUPS), self._chance.choice(ITEMS)
         self.written += 1
         if self._chance.random() < 0.1:
-            await self._server.docs.delete(group, item)
+            await self._docs.delete(group, item)
         else:
-            await self._server.docs.set(group, item, {"n": self.written, "text": "TOP-SECRET"})
+            await self._docs.set(group, item, {"n": self.written, "text": "TOP-SECRET"})
 
     def stop(self) -> None:
         self._running = False
 
 
 @asynccontextmanager
-async def writing(server: Served, chance: random.Random) -> AsyncIterator[Pace]:
+async def writing(chance: random.Random, docs: Docs) -> AsyncIterator[Pace]:
     """Writes while the block runs."""
-    pace = Pace(server, chance)
+    pace = Pace(docs, chance)
     task = asyncio.create_task(pace.run())
     try:
         yield pace
@@ -119,13 +122,17 @@ class Joiner:
         return found
 
 
+@pytest.mark.parametrize("whose", ["our own", "another process's"])
 @bounded
-async def test_row_7_joins_during_writes(tmp_path: Path, chance: random.Random, figures: Figures) -> None:
+async def test_row_7_joins_during_writes(tmp_path: Path, whose: str, chance: random.Random, figures: Figures) -> None:
+    """Of another's writes the server learns late, and gives many the same snapshot, brought forward."""
     clients = 50
     joins = scaled(10_000 // clients, least=3)
-    async with serve(project(tmp_path)) as server:
+    foreign = project(tmp_path)
+    async with serve(project(tmp_path)) as server, foreign:
         joiners = [Joiner(await server.connect(), number) for number in range(clients)]
-        async with writing(server, chance) as pace:
+        docs = server.docs if whose == "our own" else foreign.streams["documents"]
+        async with writing(chance, docs) as pace:
             begun = time.monotonic()
             await asyncio.gather(*(joiner.live(joins, random.Random(chance.random())) for joiner in joiners))
             took = time.monotonic() - begun
@@ -158,7 +165,7 @@ async def test_row_12_denied_joins_under_load(tmp_path: Path, chance: random.Ran
     stream = StreamConfig("documents", on_join=on_join)
     async with serve(project(tmp_path, stream, server={"join_timeout": 0.5})) as server:
         sockets = [await server.connect() for _ in range(clients)]
-        async with writing(server, chance) as pace:
+        async with writing(chance, server.docs) as pace:
             begun = time.monotonic()
             for socket in sockets:
                 for turn in range(joins):

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from motia_core.ring import RING_CHANGES
 from motia_core.testing.harness import DEADLINE, eventually
 
 from ..e2e.processes import running
@@ -70,17 +71,30 @@ async def test_row_20_connects_and_closes_leave_nothing(
     connects = scaled(10_000, least=500)
     async with running(tmp_path) as server:
         base = f"http://127.0.0.1:{server.port}"
-        async with httpx.AsyncClient(base_url=base, timeout=DEADLINE) as web:
+        async with httpx.AsyncClient(
+            base_url=base, timeout=DEADLINE, limits=httpx.Limits(max_keepalive_connections=1)
+        ) as web:
 
             async def visit() -> None:
                 await chance.choice(WAYS)(server.port, f"g{chance.randrange(GROUPS)}")
 
+            async def write() -> None:
+                path = f"/docs/g{chance.randrange(GROUPS)}/i{chance.randrange(10)}"
+                assert (await web.put(path, json={"n": chance.random()})).status_code == 200
+
             async def visits(number: int) -> None:
                 """So many visitors, and a write for every twenty of them."""
-                for turn in range(0, number, AT_ONCE):
+                for _ in range(0, number, AT_ONCE):
                     await asyncio.gather(*(visit() for _ in range(AT_ONCE)))
-                    path = f"/docs/g{chance.randrange(GROUPS)}/i{chance.randrange(10)}"
-                    assert (await web.put(path, json={"n": turn})).status_code == 200
+                    await write()
+
+            async def settle() -> None:
+                """Fill what is bounded: the changes that are remembered for those who resume, the caches."""
+                listener = await Socket.open(f"ws://127.0.0.1:{server.port}")
+                await listener.joined("g0")
+                assert (await web.post("/fill", json={"count": RING_CHANGES + 1_000})).status_code == 204
+                await listener.aclose()
+                await visits(scaled(2_000, least=1_000))
 
             async def stats() -> dict[str, int]:
                 """When everybody is gone."""
@@ -93,7 +107,7 @@ async def test_row_20_connects_and_closes_leave_nothing(
                 found: dict[str, int] = (await web.get("/stats")).json()
                 return found
 
-            await visits(scaled(2_000, least=200))  # caches fill, and memory settles
+            await settle()
             before = await stats()
             begun = time.monotonic()
             await visits(connects)

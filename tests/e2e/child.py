@@ -23,6 +23,13 @@ async def put(input: Any, ctx: Any) -> Any:
     return {"body": {"position": result.position}}
 
 
+async def fill(input: Any, ctx: Any) -> Any:
+    """Many sets, one after the other."""
+    for number in range(input.request.body["count"]):
+        await ctx.streams.documents.set(f"g{number % 7}", f"i{number % 10}", {"n": number})
+    return {"status": 204}
+
+
 async def stats(input: Any, ctx: Any) -> Any:
     """What must not grow."""
     gc.collect()
@@ -45,6 +52,7 @@ if __name__ == "__main__":
         streams=[StreamConfig(name="documents")],
         steps=[
             step({"name": "stats", "triggers": [http("GET", "/stats")]}, stats),
+            step({"name": "fill", "triggers": [http("POST", "/fill")]}, fill),
             step({"name": "put", "triggers": [http("PUT", "/docs/{group}/{id}")]}, put),
         ],
         settings=Settings.build(
