@@ -12,8 +12,6 @@ import nox
 HERE = Path(__file__).parent
 PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text())
 BACKENDS = ["memory", "sqlite"]
-NO_TESTS = 5
-"""What pytest returns when it finds nothing to run."""
 INSTALL = ("--editable", ".[all,testing]", "--group", "test")
 
 nox.options.sessions = ["lint", "typing", "tests", "build"]
@@ -164,6 +162,6 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def chaos(session: nox.Session) -> None:
-    """The long form of the fault tests: those marked ``chaos``, which other sessions leave out."""
+    """The long form of the fault tests, with their figures; ``MOTIA_CHAOS_SCALE=0.05`` makes them short."""
     install(session, *INSTALL)
-    session.run("python", "-m", "pytest", "-m", "chaos", "-s", *session.posargs, success_codes=[0, NO_TESTS])
+    session.run("python", "-m", "pytest", "-m", "chaos", *session.posargs)

@@ -34,10 +34,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel
 
+from motia_core.errors import PluginError
 from motia_core.model import Batch, Item, Snapshot, StreamSpec, Write, WriteResult
 
 Level = Literal["full", "limited", "unsupported"]
@@ -49,6 +50,10 @@ class Support:
 
     level: Level
     note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.level not in get_args(Level):
+            raise PluginError(f"Support: level {self.level!r} is not one of {', '.join(map(repr, get_args(Level)))}")
 
     def __bool__(self) -> bool:
         return self.level != "unsupported"
@@ -125,9 +130,33 @@ class Capabilities:
     tested_items: int
     """Items that the test server can take in one stream (A6)."""
 
+    def __new__(cls, **declared: Any) -> Self:
+        """Raises `PluginError` that names what is not declared, or not known."""
+        known = cls.__dataclass_fields__
+        missing = [name for name in known if name not in declared]
+        unknown = [name for name in declared if name not in known]
+        if declared and (missing or unknown):  # copies are made without
+            said = [f"nothing is declared for {', '.join(map(repr, missing))}"] if missing else []
+            said += [f"{', '.join(map(repr, unknown))} is no capability"] if unknown else []
+            raise PluginError(f"Capabilities: {'; '.join(said)}; there are: {', '.join(known)}")
+        return object.__new__(cls)
+
+    def __post_init__(self) -> None:
+        for name, declared in self.__dataclass_fields__.items():
+            value = getattr(self, name)
+            if declared.type == "Support" and not isinstance(value, Support):
+                raise PluginError(f"Capabilities: {name} must be FULL, limited(how) or unsupported(why), not {value!r}")
+            if declared.type in ("int", "float") and not _is_amount(value, whole=declared.type == "int"):
+                raise PluginError(f"Capabilities: {name} must be a number ({declared.type}), 0 or more, not {value!r}")
+
     def supports(self) -> dict[str, Support]:
         """The declared levels by name, in the order above."""
         return {name: value for name in self.__slots__ if isinstance(value := getattr(self, name), Support)}
+
+
+def _is_amount(value: object, *, whole: bool) -> bool:
+    kinds = int if whole else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and value >= 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -253,6 +253,8 @@ class Motia:
     ) -> Stream[dict[str, Any]]:
         await adapter.prepare(spec)
         limits = self.settings.server
+        entry = self.settings.storage[storage_type]
+        capabilities = entry.capabilities(adapter, spec)
         hub = self.hubs[spec.name] = Hub(
             adapter,
             spec,
@@ -265,9 +267,7 @@ class Motia:
             adapter,
             hub,
             schema=self._schemas.get(spec.name),
-            max_value_bytes=min(
-                self.settings.storage[storage_type].max_value_bytes, adapter.capabilities(spec).max_value_bytes
-            ),
+            max_value_bytes=min(entry.max_value_bytes, capabilities.max_value_bytes),
             before_write=before_write,
         )
 

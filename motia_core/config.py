@@ -122,6 +122,7 @@ class Settings:
         Raises `ConfigError` (or `PluginError`) that names the file and key, or the
         environment variable, and what is allowed.
         """
+        _check_plugins(plugins)
         environ = os.environ if environ is None else environ
         folder = Path(project_dir)
         if not folder.is_dir():
@@ -145,6 +146,7 @@ class Settings:
         ``storage`` maps storage types to URLs or tables. Relative paths start at
         ``base_dir``, or at the current folder. Raises as `load` does.
         """
+        _check_plugins(plugins)
         source = given(storage=storage, server=server, state=state, queue=queue, cron=cron)
         return cls._from(source, plugins or Plugins.load(), None if base_dir is None else Path(base_dir))
 
@@ -192,3 +194,8 @@ class Settings:
         raise ConfigError(
             f"{who}: {defines} defines storage type {storage_type!r}{suggestion(storage_type, self.storage)}"
         )
+
+
+def _check_plugins(plugins: object) -> None:
+    if plugins is not None and not isinstance(plugins, Plugins):
+        raise ConfigError(f"plugins must be made by Plugins.load(extra=[...]), not {type(plugins).__name__}")

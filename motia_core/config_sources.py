@@ -24,7 +24,7 @@ PREFIX = "MOTIA_"
 SECTIONS = ("storage", "server", "state", "queue", "cron")
 """The tables that a configuration may have."""
 
-_VARIABLE = re.compile(r"\$(\$\{)|\$\{([^}]*)\}")
+_VARIABLE = re.compile(r"\$(\$\{)|\$\{([^}]*)(\}?)")
 _NAME = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?\Z", re.DOTALL)
 
 Path_ = tuple[str, ...]
@@ -171,6 +171,8 @@ def _replaced(value: Any, path: Path_, source: Source, environ: Mapping[str, str
 def _value_of(match: re.Match[str], path: Path_, source: Source, environ: Mapping[str, str]) -> str:
     if match.group(1):
         return "${"
+    if not match.group(3):
+        raise source.error(path, "'${' is never closed: write ${NAME}, or $${ for a plain '${'")
     named = _NAME.match(match.group(2))
     if named is None:
         raise source.error(path, "'${...}' must hold a variable's name, as in ${NAME} or ${NAME:-default}")

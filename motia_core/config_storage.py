@@ -11,12 +11,14 @@ from urllib.parse import parse_qsl, urlencode
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from motia_core.adapter import Adapter, AdapterPlugin, Retention, StorageSettings
+from motia_core.adapter import Adapter, AdapterPlugin, Capabilities, Retention, StorageSettings
 from motia_core.config_sources import Source, keys_of, validated
 from motia_core.errors import ConfigError, PluginError
 from motia_core.masking import mask_url, mask_urls
+from motia_core.model import StreamSpec
+from motia_core.plugin_building import build_adapter, declared, named
 from motia_core.plugin_checks import COMMON_OPTIONS, suggestion
-from motia_core.plugins import Plugins, build_adapter
+from motia_core.plugins import Plugins
 
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
@@ -94,10 +96,16 @@ class StorageEntry:
     options: BaseModel
     max_value_bytes: int = 1_000_000
     """Bytes of compact UTF-8 JSON that a value may have."""
+    origin: str = ""
+    """The plugin that brought the adapter, with its distribution."""
 
     def build(self) -> Adapter:
-        """The adapter, not yet open. Raises `MissingDependency` if its driver is missing."""
-        return build_adapter(self.plugin, self.settings, self.options)
+        """The adapter, not yet open. Raises as `build_adapter` does."""
+        return build_adapter(self.plugin, self.settings, self.options, self.origin)
+
+    def capabilities(self, adapter: Adapter, stream: StreamSpec) -> Capabilities:
+        """What ``adapter``, which was built here, promises for a stream; `PluginError` if it is no such thing."""
+        return declared(adapter, stream, named(self.plugin, self.settings, self.origin))
 
     def __repr__(self) -> str:
         return f"StorageEntry({self.settings.name!r}, adapter={self.plugin.name!r})"
@@ -135,7 +143,7 @@ def storage_entry(name: str, value: object, *, plugins: Plugins, source: Source,
         timeout=common.timeout,
         retention=Retention() if retention is None else Retention(count=retention.count, age=retention.age),
     )
-    return StorageEntry(settings, plugin, options, common.max_value_bytes)
+    return StorageEntry(settings, plugin, options, common.max_value_bytes, plugins.origin(plugin))
 
 
 def _plugin(values: Mapping[str, Any], plugins: Plugins, source: Source, path: tuple[str, ...]) -> AdapterPlugin:

@@ -2,7 +2,8 @@
 
 ``motia/streams/*_stream.py`` hold `StreamConfig` objects, ``motia/steps/*_step.py`` steps,
 subfolders included: as ``default``, or as any other module attribute. ``motia/auth.py``
-holds the function ``authenticate``.
+holds the function ``authenticate``. Other files are for these to import; one that declares
+a stream or step and is imported by nobody has a wrong name, and is refused.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from motia_core.access import Authenticate
 from motia_core.config import FILE
 from motia_core.definitions import StreamConfig
 from motia_core.errors import ConfigError
+from motia_core.misnamed_files import is_hidden, refuse_unread
 from motia_core.project_modules import PACKAGE, ProjectModules
 from motia_core.steps import Step
 
@@ -42,25 +44,28 @@ def find(path: str | os.PathLike[str] = ".", *, fresh: bool = False) -> Project:
     folder is put on ``sys.path`` and stays there.
 
     Raises `ConfigError` that names the file (and line) for a file that cannot be
-    imported or declares nothing, and both files for a name that is declared twice.
+    imported or declares nothing, or declares something where nobody reads it, and both
+    files for a name that is declared twice.
     """
     folder = Path(path).absolute()
     if not (folder / PACKAGE).is_dir() and not (folder / FILE).is_file():
         raise ConfigError(f"{folder}: is no project: it has neither a folder {PACKAGE!r} nor a file {FILE!r}")
     modules = ProjectModules(folder)
     modules.open(fresh=fresh)
-    return Project(
+    project = Project(
         folder,
         streams=_collect(modules, folder / PACKAGE / "streams", "*_stream.py", StreamConfig),
         steps=_collect(modules, folder / PACKAGE / "steps", "*_step.py", Step),
         authenticate=_authenticate(modules, folder / PACKAGE / "auth.py"),
     )
+    refuse_unread(modules, folder / PACKAGE)
+    return project
 
 
 def _collect(modules: ProjectModules, folder: Path, pattern: str, kind: type[T]) -> tuple[T, ...]:
     found: dict[str, tuple[T, Path]] = {}
     for file in sorted(folder.rglob(pattern)):
-        if any(part.startswith(".") for part in file.relative_to(folder).parts):
+        if is_hidden(file, folder):
             continue
         for declared in _declared(modules, file, modules.load(file), kind):
             first, where = found.setdefault(declared.name, (declared, file))

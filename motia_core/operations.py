@@ -50,6 +50,8 @@ class Operation:
     type: str
     path: tuple[str, ...]
     argument: bytes | int | float | None
+    below: int = 0
+    """How many keys of the path its author did not write (`parse`): errors leave them out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +85,12 @@ class _Refused(Exception):
         self.code = code
 
 
-def parse(operations: object) -> Operations:
+def parse(operations: object, *, below: tuple[str, ...] = ()) -> Operations:
     """Check a list of operations as the user wrote them.
 
-    Raises `UpdateError` that lists every malformed operation, with its index and code.
+    ``below`` are keys that every path lies under: the user's value is then of any type,
+    somewhere in an item, and errors speak of it alone. Raises `UpdateError` that lists
+    every malformed operation, with its index and code.
     """
     if isinstance(operations, (str, bytes, Mapping)) or not isinstance(operations, Sequence):
         raise UpdateError([OperationProblem(0, "NOT_A_LIST", "operations must be a list of objects")])
@@ -97,7 +101,7 @@ def parse(operations: object) -> Operations:
     problems: list[OperationProblem] = []
     for index, raw in enumerate(operations):
         try:
-            parsed.append(_parse_one(raw))
+            parsed.append(_parse_one(raw, below))
         except _Refused as refused:
             problems.append(OperationProblem(index, refused.code, str(refused)))
     if problems:
@@ -105,7 +109,7 @@ def parse(operations: object) -> Operations:
     return Operations(tuple(parsed))
 
 
-def _parse_one(raw: object) -> Operation:
+def _parse_one(raw: object, below: tuple[str, ...]) -> Operation:
     if not isinstance(raw, Mapping):
         raise _Refused("NOT_AN_OPERATION", f"must be an object, not {type(raw).__name__}")
     kind = raw.get("type")
@@ -116,14 +120,14 @@ def _parse_one(raw: object) -> Operation:
     unknown = [key for key in raw if key not in allowed]
     if unknown:
         raise _Refused("UNKNOWN_FIELD", f"{kind} takes {_listed(allowed)}; {unknown[0]!r} is not one of them")
-    path = _parse_path(raw.get("path"))
+    path = (*below, *_parse_path(raw.get("path")))
     if field is None:
-        return Operation(kind, path, None)
+        return Operation(kind, path, None, len(below))
     if field not in raw:
         raise _Refused("MISSING_FIELD", f"{kind} needs {field!r}")
     value = raw[field]
     if field == "by":
-        return Operation(kind, path, _parse_number(value))
+        return Operation(kind, path, _parse_number(value), len(below))
     if kind == "merge" and not isinstance(value, Mapping):
         raise _Refused("INVALID_VALUE", f"merge needs an object, not {type(value).__name__}")
     if kind == "set" and not path and not isinstance(value, Mapping):
@@ -135,7 +139,7 @@ def _parse_one(raw: object) -> Operation:
             raise InvalidValue(f"nested deeper than {MAX_DEPTH} levels", path="$.value")
     except InvalidValue as error:
         raise _Refused("INVALID_VALUE", str(error)) from None
-    return Operation(kind, path, encoded)
+    return Operation(kind, path, encoded, len(below))
 
 
 def _parse_path(path: object) -> tuple[str, ...]:
@@ -180,8 +184,8 @@ def _apply(root: dict[str, Any], operation: Operation) -> dict[str, Any]:
                 return root
             child = parent[key] = {}
         elif not isinstance(child, dict):
-            where = ".".join(path[: depth + 1])
-            raise _Refused("NOT_AN_OBJECT", f"{where!r} is {_name(child)}, not an object")
+            where = ".".join(path[operation.below : depth + 1])
+            raise _Refused("NOT_AN_OBJECT", f"{repr(where) if where else 'it'} is {_name(child)}, not an object")
         parent = child
     result = _result(operation, parent.get(path[-1]))
     if result is _MISSING:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType, ModuleType
+from typing import Any, Final, TypeVar
 
 import pluggy
 from pydantic import BaseModel
 
 from motia_core import hookspecs
-from motia_core.adapter import AdapterPlugin
+from motia_core.adapter import AdapterPlugin, Capabilities
 from motia_core.errors import PluginError
+from motia_core.masking import mask_urls
 
 COMMON_OPTIONS: Final = ("adapter", "url", "namespace", "timeout", "retention", "max_value_bytes")
 """Keys of ``[storage.NAME]`` that every adapter has; ``url`` alone may also be an option of its own."""
@@ -46,6 +47,27 @@ def suggestion(wrong: str, known: Iterable[str]) -> str:
     return f"{hint} known: {', '.join(names) or 'none'}"
 
 
+T = TypeVar("T")
+
+
+def said(error: BaseException) -> str:
+    """What somebody's code raised, in one line, without the passwords of URLs."""
+    if isinstance(error, PluginError):
+        return str(error)
+    text = mask_urls(str(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def guarded(what: str, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a plugin's code; all it raises becomes a `PluginError`, but for a Ctrl-C."""
+    try:
+        return function(*arguments)
+    except (PluginError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise PluginError(f"{what} raised {said(error)}") from error
+
+
 def check_hooks(manager: pluggy.PluginManager, plugin: object) -> tuple[str, ...]:
     """The names of the hooks that ``plugin`` implements.
 
@@ -53,6 +75,7 @@ def check_hooks(manager: pluggy.PluginManager, plugin: object) -> tuple[str, ...
     less than it asks for: a guard that is silently not called is an open door.
     """
     hooks = []
+    later = False
     for attribute in dir(plugin):
         options = manager.parse_hookimpl_opts(plugin, attribute)
         if options is None:
@@ -61,13 +84,25 @@ def check_hooks(manager: pluggy.PluginManager, plugin: object) -> tuple[str, ...
         hook = options.get("specname") or attribute
         if hook not in HOOKS:
             if options.get("optionalhook"):
+                later = True
                 continue
             raise PluginError(f"unknown hook {hook!r}{suggestion(hook, HOOKS)}")
         if options.get("wrapper") or options.get("hookwrapper"):
             raise PluginError(f"{hook} is a hook wrapper, which this host does not support: use a plain function")
         _check_arguments(hook, getattr(plugin, attribute))
         hooks.append(hook)
+    if not hooks and not later:
+        raise PluginError(
+            f"{_shown(plugin)} implements no hook: a plugin is an AdapterPlugin, or a module, class or object with"
+            f" functions that are marked with @hookimpl and called as a hook is: {', '.join(HOOKS)}"
+        )
     return tuple(hooks)
+
+
+def _shown(plugin: object) -> str:
+    if isinstance(plugin, ModuleType):
+        return f"module {plugin.__name__!r}"
+    return "None" if plugin is None else f"an object of type {type(plugin).__name__}"
 
 
 def _check_unmarked(plugin: object, attribute: str) -> None:
@@ -95,9 +130,7 @@ def check_adapters(result: object) -> tuple[AdapterPlugin, ...]:
 
     Raises `PluginError` that says what is wrong.
     """
-    if inspect.isawaitable(result):
-        if inspect.iscoroutine(result):
-            result.close()
+    if is_async(result):
         raise PluginError("motia_register_adapters must not be async: it only describes adapters, it opens nothing")
     if not isinstance(result, Sequence) or isinstance(result, str | bytes):
         raise PluginError(
@@ -112,23 +145,67 @@ def check_adapters(result: object) -> tuple[AdapterPlugin, ...]:
     repeated = _first_repeated(adapter.name for adapter in result)
     if repeated is not None:
         raise PluginError(f"motia_register_adapters describes adapter {repeated!r} twice")
+    repeated = _first_repeated(scheme for adapter in result for scheme in adapter.schemes)
+    if repeated is not None:
+        raise PluginError(f"motia_register_adapters names URL scheme {repeated!r} twice")
     return tuple(result)
 
 
+def is_async(result: object) -> bool:
+    """Whether a call came back with something to await; a coroutine is closed, as nobody will."""
+    if inspect.iscoroutine(result):
+        result.close()
+    return inspect.isawaitable(result) or inspect.isasyncgen(result)
+
+
 def _check_adapter(adapter: AdapterPlugin) -> None:
-    if not _NAME.match(adapter.name):
+    if not isinstance(adapter.name, str) or not _NAME.match(adapter.name):
         raise PluginError(f"adapter name {adapter.name!r} must be a small letter, then small letters, digits, '_' '-'")
-    for scheme in adapter.schemes:
-        if not _SCHEME.match(scheme):
-            raise PluginError(f"adapter {adapter.name!r}: {scheme!r} is no URL scheme in small letters, as 'redis'")
-    options: Any = adapter.options
+    try:
+        _check_schemes(adapter.schemes)
+        _check_options(adapter.options)
+        _check_modes(adapter.modes)
+        for name in ("load", "from_url"):
+            _check_plain_function(name, getattr(adapter, name))
+        if not isinstance(adapter.install, str):
+            raise PluginError(f"install must be text, as 'motia-core[redis]', not {type(adapter.install).__name__}")
+    except PluginError as error:
+        raise PluginError(f"adapter {adapter.name!r}: {error}") from None
+
+
+def _check_schemes(schemes: Any) -> None:
+    if not isinstance(schemes, tuple | list):
+        raise PluginError(f"schemes must be a tuple of URL schemes, as ('redis', 'rediss'), not {schemes!r}")
+    for scheme in schemes:
+        if not isinstance(scheme, str) or not _SCHEME.match(scheme):
+            raise PluginError(f"{scheme!r} is no URL scheme in small letters, as 'redis'")
+
+
+def _check_options(options: Any) -> None:
     if not (inspect.isclass(options) and issubclass(options, BaseModel)):
-        raise PluginError(f"adapter {adapter.name!r}: options must be a Pydantic model class")
+        raise PluginError("options must be a Pydantic model class")
     if options.model_config.get("extra") != "forbid":
-        raise PluginError(f"adapter {adapter.name!r}: {options.__name__} must forbid unknown keys (extra='forbid')")
+        raise PluginError(f"{options.__name__} must forbid unknown keys (extra='forbid')")
     taken = _shared(options.model_fields, COMMON_OPTIONS)
     if taken:
-        raise PluginError(f"adapter {adapter.name!r}: option {taken[0]!r} is one that every storage has")
+        raise PluginError(f"option {taken[0]!r} is one that every storage has")
+
+
+def _check_modes(modes: Any) -> None:
+    if not isinstance(modes, Mapping) or not modes:
+        raise PluginError("modes must map at least one mode to its Capabilities, as {'managed': Capabilities(...)}")
+    for mode, declared in modes.items():
+        if not isinstance(mode, str) or not mode:
+            raise PluginError(f"modes: {mode!r} is no name of a mode, as 'managed'")
+        if not isinstance(declared, Capabilities):
+            raise PluginError(f"modes[{mode!r}] must be Capabilities, not {type(declared).__name__}")
+
+
+def _check_plain_function(name: str, function: Any) -> None:
+    if not callable(function):
+        raise PluginError(f"{name} must be a function, not {type(function).__name__}")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise PluginError(f"{name} must be a plain function, not async: an adapter connects in its open()")
 
 
 def _shared(fields: Collection[str], common: Collection[str]) -> list[str]:

@@ -15,8 +15,7 @@ import pluggy
 from motia_core import hookspecs
 from motia_core.adapter import AdapterPlugin
 from motia_core.errors import PluginError
-from motia_core.masking import mask_urls
-from motia_core.plugin_checks import check_adapters, check_hooks
+from motia_core.plugin_checks import check_adapters, check_hooks, guarded, said
 
 GROUP = "motia.adapters"
 """The entry-point group of plugins."""
@@ -74,17 +73,13 @@ class Loader:
         """Add every plugin of the entry-point group that is not blocked; never raises."""
         for point in sorted(entry_points(group=GROUP), key=lambda p: (_distribution(p), p.name), reverse=True):
             version = point.dist.version if point.dist is not None else ""
-            self._add_foreign(PluginRecord(point.name, _distribution(point), version), point)
+            self._add_foreign(PluginRecord(point.name, _distribution(point), version or ""), point)
 
     def _add_foreign(self, record: PluginRecord, point: EntryPoint) -> None:
         if self._is_blocked(record):
             return
         try:
-            try:
-                plugin = point.load()
-            except (Exception, SystemExit) as error:
-                raise PluginError(f"cannot be imported: {_said(error)}") from error
-            self.add(plugin, record)
+            self.add(_imported(point), record)
         except PluginError as error:
             self.records.append(replace(record, status="failed", reason=str(error)))
             logger.warning("%s is left out: %s", record, error, exc_info=error if self._verbose else None)
@@ -98,7 +93,7 @@ class Loader:
     def add_own(self, plugin: object) -> None:
         """Add one of the application's own plugins; raises `PluginError` if it is broken."""
         name = plugin.name if isinstance(plugin, AdapterPlugin) else getattr(plugin, "__name__", None)
-        record = PluginRecord(name or type(plugin).__name__, APPLICATION, "")
+        record = PluginRecord(str(name or type(plugin).__name__), APPLICATION, "")
         try:
             self.add(plugin, record)
         except PluginError as error:
@@ -111,7 +106,7 @@ class Loader:
             adapters = check_adapters([plugin])
         else:
             plugin = _instance(plugin)
-            hooks = check_hooks(self.manager, plugin)
+            hooks = _hooks(self.manager, plugin)
             adapters = _described(plugin) if _REGISTER in hooks else ()
             try:
                 self.manager.register(plugin, name=self._unused(record.address))
@@ -174,25 +169,32 @@ def contested(names: dict[str, list[Claim]], schemes: dict[str, list[Claim]]) ->
 
 
 def _distribution(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else "an unknown distribution"
+    return (point.dist.name if point.dist is not None else None) or "an unknown distribution"
 
 
-def _said(error: BaseException) -> str:
-    return f"{type(error).__name__}: {mask_urls(str(error))}"
+def _imported(point: EntryPoint) -> object:
+    if not point.pattern.match(point.value):
+        raise PluginError(f"its entry point {point.value!r} is neither 'package.module' nor 'package.module:name'")
+    try:
+        return point.load()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        why = said(error)
+        if isinstance(error, ModuleNotFoundError) and f"{point.module}.".startswith(f"{error.name}."):
+            why = f"its entry point names module {point.module!r}, and {error.name!r} is not there"
+        raise PluginError(f"cannot be imported: {why}") from error
 
 
 def _instance(plugin: object) -> object:
     if not inspect.isclass(plugin):
         return plugin
-    try:
-        return plugin()
-    except Exception as error:
-        raise PluginError(f"{plugin.__name__}() raised {_said(error)}") from error
+    return guarded(f"{plugin.__name__}()", plugin)
+
+
+def _hooks(manager: pluggy.PluginManager, plugin: object) -> tuple[str, ...]:
+    return guarded("looking for its hooks", check_hooks, manager, plugin)
 
 
 def _described(plugin: Any) -> tuple[AdapterPlugin, ...]:
-    try:
-        result = getattr(plugin, _REGISTER)()
-    except Exception as error:
-        raise PluginError(f"{_REGISTER} raised {_said(error)}") from error
-    return check_adapters(result)
+    return check_adapters(guarded(_REGISTER, getattr(plugin, _REGISTER)))

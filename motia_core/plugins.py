@@ -22,10 +22,10 @@ from types import MappingProxyType
 from typing import Any
 
 import pluggy
-from pydantic import BaseModel
 
-from motia_core.adapter import Adapter, AdapterPlugin, StorageSettings
-from motia_core.errors import ConfigError, MissingDependency, PluginError
+from motia_core.adapter import AdapterPlugin
+from motia_core.errors import ConfigError, PluginError
+from motia_core.plugin_building import build_adapter
 from motia_core.plugin_checks import HOOKS, suggestion
 from motia_core.plugin_loading import APPLICATION, GROUP, Claim, Loader, PluginRecord, conflict, reason
 
@@ -64,6 +64,8 @@ class Plugins:
         """
         from motia_core.memory import MEMORY
 
+        if isinstance(extra, str | bytes | Mapping) or not isinstance(extra, Iterable):
+            raise PluginError(f"plugins must be a list of plugins, not {type(extra).__name__}")
         env = os.environ if environ is None else environ
         trace = env.get("MOTIA_TRACE_PLUGINS", "") not in ("", "0")
         loader = Loader(blocked={*blocked, *_split(env.get("MOTIA_BLOCK_PLUGINS", ""))}, verbose=trace)
@@ -111,6 +113,11 @@ class Plugins:
             known = suggestion(scheme.lower(), self._loader.schemes)
             raise ConfigError(f"no adapter takes URLs of scheme {scheme!r}{known}{self._left_out()}")
         return _only(claims, f"URL scheme {scheme.lower()!r}")
+
+    def origin(self, adapter: AdapterPlugin) -> str:
+        """The plugin that brought ``adapter``, with its distribution; empty if none did."""
+        claims = self._loader.names.get(adapter.name, [])
+        return next((str(record) for record, claimed in claims if claimed is adapter), "")
 
     def implements(self, hook: str) -> bool:
         """Whether any plugin implements ``hook``: spares the callers of busy hooks the call."""
@@ -173,23 +180,6 @@ def is_no_failure(error: BaseException) -> bool:
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
     return isinstance(error, (KeyboardInterrupt, GeneratorExit))
-
-
-def build_adapter(plugin: AdapterPlugin, settings: StorageSettings, options: BaseModel) -> Adapter:
-    """Import the adapter's driver and build the adapter; it is not open yet.
-
-    Raises `MissingDependency`, with the command that installs it, if the driver is missing.
-    """
-    try:
-        factory = plugin.load()
-    except ImportError as error:
-        remedy = f'; install it with: pip install "{plugin.install}"' if plugin.install else ""
-        if " " in plugin.install:  # not a package
-            remedy = f"; it needs {plugin.install}"
-        raise MissingDependency(
-            f"storage {settings.name!r}: adapter {plugin.name!r} cannot import what it needs ({error}){remedy}"
-        ) from error
-    return factory(settings, options)
 
 
 def _split(names: str) -> list[str]:

@@ -66,6 +66,12 @@ class ProjectModules:
         except (Exception, SystemExit) as error:
             raise ConfigError(self._explained(error, file)) from error
 
+    def is_loaded(self, file: Path) -> bool:
+        """Whether this file of the package was imported, by whomever."""
+        parts = file.relative_to(self._folder).with_suffix("").parts
+        package = parts[:-1] if parts[-1] == "__init__" else parts
+        return ".".join((self._name, *package)) in sys.modules
+
     def shown(self, file: Path) -> str:
         """The file's name as messages show it: from the project's folder on."""
         return str(file.relative_to(self._project)) if file.is_relative_to(self._project) else str(file)

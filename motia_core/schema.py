@@ -9,6 +9,7 @@ import jsonschema_rs
 from pydantic import BaseModel, PydanticUserError, ValidationError
 
 from motia_core.errors import ConfigError, SchemaError
+from motia_core.schema_models import model_problem, validator_failed
 from motia_core.values import decode
 
 Check = Callable[[Any, bytes], None]
@@ -20,15 +21,19 @@ def compile_schema(stream: str, schema: type[BaseModel] | Mapping[str, Any] | No
 
     A Pydantic model is applied strictly to the JSON ("3" is no integer), so that what
     is stored is what the model says. References to other documents are never fetched.
-    Raises `ConfigError` for a schema that is none.
+    Raises `ConfigError` for a schema that is none, and for a model whose items would not
+    be read back as they were written (`model_problem`).
     """
     if schema is None:
         return None
     if isinstance(schema, type) and issubclass(schema, BaseModel):
         try:
-            return _model_check(schema)
+            check_model = _model_check(schema)
         except PydanticUserError as error:
             raise ConfigError(f"stream {stream!r}: schema {schema.__name__}: {_first_line(error)}") from error
+        if problem := model_problem(schema):
+            raise ConfigError(f"stream {stream!r}: schema {schema.__name__}: {problem}")
+        return check_model
     if not isinstance(schema, Mapping):
         raise ConfigError(
             f"stream {stream!r}: schema must be a Pydantic model or a JSON Schema object, not {type(schema).__name__}"
@@ -61,6 +66,8 @@ def _model_check(model: type[BaseModel]) -> Check:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             raise SchemaError(first["msg"], path=_path(list(first["loc"]))) from None
+        except Exception as error:
+            raise SchemaError(validator_failed(model, error)) from error
 
     return check
 

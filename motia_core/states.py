@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from motia_core.errors import InvalidValue
 from motia_core.model import StreamSpec
+from motia_core.operations import parse
 from motia_core.streams import Stream
 
 STATE = StreamSpec("$state", hidden=True)
@@ -33,6 +36,7 @@ class State:
 
     async def set(self, group_id: str, key: str, value: Any) -> Any:
         """Store a value; returns it as stored."""
+<<<<<<< HEAD
         result = await self._stream.set(group_id, key, {VALUE: value})
         return result.new_value[VALUE]
 
@@ -40,6 +44,16 @@ class State:
         """Apply update operations atomically (`motia_core.operations`); returns the new value."""
         result = await self._stream.update(group_id, key, [_below(operation) for operation in operations])
         return result.new_value.get(VALUE)
+=======
+        with _paths_from_the_value():
+            result = await self._stream.set(group_id, key, {_VALUE: value})
+        return result.new_value[_VALUE]
+
+    async def update(self, group_id: str, key: str, operations: Sequence[Mapping[str, Any]]) -> Any:
+        """Apply update operations atomically (`motia_core.operations`); returns the new value."""
+        result = await self._stream.update(group_id, key, parse(operations, below=(_VALUE,)))
+        return result.new_value.get(_VALUE)
+>>>>>>> main
 
     async def delete(self, group_id: str, key: str) -> Any:
         """Remove a value; returns it, or ``None``."""
@@ -57,6 +71,7 @@ class State:
         return await self._stream.list_groups()
 
 
+<<<<<<< HEAD
 def _below(operation: Any) -> Any:
     """The same operation, on the value inside its item."""
     if not isinstance(operation, Mapping):
@@ -71,3 +86,16 @@ def _below(operation: Any) -> Any:
     else:
         keys = path
     return {**operation, "path": keys}
+=======
+@contextmanager
+def _paths_from_the_value() -> Iterator[None]:
+    """Errors say where in the value, not where in the item that holds it."""
+    try:
+        yield
+    except InvalidValue as error:
+        path = f"$.{_VALUE}"
+        if not error.path.startswith(path):
+            raise
+        message = str(error).removeprefix(f"{error.path}: ")
+        raise InvalidValue(message, path=f"${error.path.removeprefix(path)}") from error.__cause__
+>>>>>>> main

@@ -13,8 +13,9 @@ from motia_core.errors import InvalidName, InvalidValue, SchemaError, Unsupporte
 from motia_core.hub import Hub
 from motia_core.model import ABSENT, StreamSpec, Write, WriteResult
 from motia_core.names import check_id
-from motia_core.operations import parse
+from motia_core.operations import Operations, parse
 from motia_core.schema import Check
+from motia_core.schema_models import dump, validator_failed
 from motia_core.values import check_size, decode, encode, encode_object
 from motia_core.watching import Watch
 
@@ -69,6 +70,8 @@ class Stream(Generic[T]):
                 return model.model_validate_json(encoded)
             except ValidationError as error:
                 raise SchemaError(f"a stored item of stream {self.name!r} is no {model.__name__}: {error}") from error
+            except Exception as error:
+                raise SchemaError(f"stream {self.name!r}: {validator_failed(model, error)}") from error
 
         return Stream(
             self._spec,
@@ -140,7 +143,12 @@ class Stream(Generic[T]):
         return result
 
     async def update(
-        self, group_id: str, item_id: str, operations: Sequence[Mapping[str, Any]], *, expect: str | None = None
+        self,
+        group_id: str,
+        item_id: str,
+        operations: Sequence[Mapping[str, Any]] | Operations,
+        *,
+        expect: str | None = None,
     ) -> WriteResult:
         """Apply update operations (`motia_core.operations`), all or nothing; a missing item starts as ``{}``."""
         (result,) = await self._write([self._update(group_id, item_id, operations, expect)])
@@ -174,9 +182,7 @@ class Stream(Generic[T]):
 
     def _set(self, group: str, id: str, value: Any, expect: str | None, ttl: float | None) -> Write:
         if isinstance(value, BaseModel):
-            value = value.model_dump(
-                mode="json", by_alias=True, round_trip=True
-            )  # no computed fields: they do not read back
+            value = dump(value)
         encoded = encode_object(value)
         check_size(encoded, self._max_value_bytes)
         if self._schema is not None:
@@ -195,7 +201,7 @@ class Stream(Generic[T]):
             check_id(group, "group id"),
             check_id(id, "item id"),
             expect=self._check_expect(expect),
-            operations=parse(operations),
+            operations=operations if isinstance(operations, Operations) else parse(operations),
             finish=self._finish,
         )
 

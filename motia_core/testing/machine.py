@@ -1,7 +1,8 @@
 """A random walk over all operations, held against a plain dict (Hypothesis, stateful).
 
 A failure prints the steps that led to it, already shrunk; ``MOTIA_TEST_MACHINE=2000``
-sets the number of walks, and Hypothesis' ``--hypothesis-seed`` replays them.
+sets the number of walks, ``MOTIA_TEST_STEPS=50`` their length, and Hypothesis'
+``--hypothesis-seed`` replays them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -25,6 +26,7 @@ from motia_core.testing.values import objects, operations
 
 SPEC = StreamSpec("documents")
 WALKS = int(os.environ.get("MOTIA_TEST_MACHINE", "200"))
+STEPS = int(os.environ.get("MOTIA_TEST_STEPS", "25"))
 
 _groups = st.sampled_from(["g", "h", "g:1", "é"])
 _ids = st.sampled_from(["a", "b", "c", "a/b", "\U0001f600"])
@@ -177,16 +179,23 @@ class Walk(RuleBasedStateMachine):
         self.changes += 1
 
 
+async def walk_about(harness: Harness, *, walks: int = WALKS, steps: int = STEPS, replay: int | None = None) -> None:
+    """Walk ``walks`` times, ``steps`` steps at most; ``replay`` is Hypothesis' seed."""
+    walk = type("Walk", (Walk,), {"harness": harness})
+    if replay is not None:
+        walk = seed(replay)(walk)
+    chosen = settings(
+        max_examples=walks,
+        stateful_step_count=steps,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+        print_blob=True,
+    )
+    await asyncio.get_running_loop().run_in_executor(None, lambda: run_state_machine_as_test(walk, settings=chosen))
+
+
 class Machine(Suite):
     """All operations in any order (RELIABILITY 21)."""
 
     async def test_A3_any_sequence_of_operations_does_what_a_dict_does(self, harness: Harness) -> None:
-        walk = type("Walk", (Walk,), {"harness": harness})
-        chosen = settings(
-            max_examples=WALKS,
-            stateful_step_count=25,
-            deadline=None,
-            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
-            print_blob=True,
-        )
-        await asyncio.get_running_loop().run_in_executor(None, lambda: run_state_machine_as_test(walk, settings=chosen))
+        await walk_about(harness)

@@ -331,6 +331,14 @@ NET_KEYS = "adapter, database, mapped, max_value_bytes, namespace, pool, retenti
             "storage.live.url: environment variable NET_URL is not set (${NET_URL:-...} gives it a default)",
         ),
         (
+            '[storage.live]\nurl = "net://h:1/${BASE"',
+            "storage.live.url: '${' is never closed: write ${NAME}, or $${ for a plain '${'",
+        ),
+        (
+            '[storage.live]\nurl = "net://h:1/b"\nmapped = { collection = "${A:-x}${" }',
+            "storage.live.mapped.collection: '${' is never closed: write ${NAME}, or $${ for a plain '${'",
+        ),
+        (
             '[server]\nallowed_origins = ["${A B}"]',
             "server.allowed_origins.0: '${...}' must hold a variable's name, as in ${NAME} or ${NAME:-default}",
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -245,3 +246,48 @@ def test_files_that_declare_nothing_useful(project: Project) -> None:
     assert (
         project.refusal() == "motia/steps/a.b_step.py: a dot in a file's or folder's name keeps it from being imported"
     )
+
+
+# -- files that nobody reads
+
+
+@pytest.mark.parametrize(
+    ("file", "code", "message"),
+    [
+        ("streams/a.py", STREAM.format("a"), "declares a stream, but nobody reads it: streams are read from {streams}"),
+        ("streams/inner/a.py", STREAM.format("a"), "declares a stream, .*; call it motia/streams/inner/a_stream.py$"),
+        (
+            "streams/a/__init__.py",
+            "import motia_core\nx = motia_core.StreamConfig(name='a')",
+            "declares a stream, .*; call it motia/streams/a_stream.py$",
+        ),
+        ("a_stream.py", STREAM.format("a"), "declares a stream, .*; call it motia/streams/a_stream.py$"),
+        ("steps/a.py", STEP.format("a"), "declares a step, but nobody reads it: .*; call it motia/steps/a_step.py$"),
+        ("steps/a_stream.py", STREAM.format("a"), "declares a stream, .*; call it motia/streams/a_stream.py$"),
+        ("stream/a_step.py", STEP.format("a"), "declares a step, .*; call it motia/steps/a_step.py$"),
+        (
+            "steps/a.py",
+            "from motia_core import step\nasync def f(input, ctx): ...\ndefault = step({'name': 'a'}).handle(f)\n1 / 0",
+            "declares a step",
+        ),
+    ],
+)
+def test_a_file_with_a_wrong_name_is_said_and_not_run(project: Project, file: str, code: str, message: str) -> None:
+    project.write("streams/good_stream.py", STREAM.format("good"))
+    project.write(file, code)
+    refusal = project.refusal()
+    assert refusal.startswith(f"motia/{file}: ")
+    assert re.search(message.format(streams=r"motia/streams/\*_stream.py; call it motia/streams/a_stream.py$"), refusal)
+
+
+def test_helpers_may_declare_what_others_import(project: Project) -> None:
+    project.write("streams/shared.py", STREAM.format("documents"))
+    project.write("streams/documents_stream.py", "from .shared import default")
+    project.write("lib/steps.py", STEP.format("a"))
+    project.write("steps/all_step.py", "from motia.lib.steps import default")
+    project.write("lib/broken.py", "default = (")
+    project.write("lib/other.py", "thing = object()\nhandler = thing.step()\nstep = 3\nvalue: int = 4")
+    project.write("streams/.drafts/b.py", STREAM.format("b"))
+    found = find(project.folder, fresh=True)
+    assert [stream.name for stream in found.streams] == ["documents"]
+    assert [step.name for step in found.steps] == ["a"]

@@ -10,7 +10,7 @@ import socket as sockets
 import struct
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 
 import websockets.asyncio.client as ws
 from websockets.exceptions import ConnectionClosed
@@ -55,7 +55,7 @@ class Socket:
         self._reader = asyncio.create_task(self._read())
 
     @classmethod
-    async def open(cls, url: str, **options: Any) -> Socket:
+    async def open(cls, url: str, **options: Any) -> Self:
         options = {"max_size": None, "compression": None, "proxy": None, "ping_interval": None, **options}
         async with asyncio.timeout(DEADLINE):
             return cls(await ws.connect(url, **options))

@@ -120,7 +120,7 @@ async def test_row_17_no_frame_hurts_a_neighbour(tmp_path: Path) -> None:
             # It answers what it knows, or has closed with a documented code; it is never stuck.
             with suppress(ConnectionClosed):
                 await client.send(*frames, {"type": "join", "data": place("alive")})
-            codes = {code.close for code in CODES.values()} | {1009}
+            codes = {code.close for code in CODES.values() if code.close} | {1009}
 
             async def answered(client: Any = client, codes: Any = codes) -> bool:
                 if any(frame.get("groupId") == "alive" for frame in client.frames):
