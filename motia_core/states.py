@@ -36,24 +36,14 @@ class State:
 
     async def set(self, group_id: str, key: str, value: Any) -> Any:
         """Store a value; returns it as stored."""
-<<<<<<< HEAD
-        result = await self._stream.set(group_id, key, {VALUE: value})
+        with _paths_from_the_value():
+            result = await self._stream.set(group_id, key, {VALUE: value})
         return result.new_value[VALUE]
 
     async def update(self, group_id: str, key: str, operations: Sequence[Mapping[str, Any]]) -> Any:
         """Apply update operations atomically (`motia_core.operations`); returns the new value."""
-        result = await self._stream.update(group_id, key, [_below(operation) for operation in operations])
+        result = await self._stream.update(group_id, key, parse(operations, below=(VALUE,)))
         return result.new_value.get(VALUE)
-=======
-        with _paths_from_the_value():
-            result = await self._stream.set(group_id, key, {_VALUE: value})
-        return result.new_value[_VALUE]
-
-    async def update(self, group_id: str, key: str, operations: Sequence[Mapping[str, Any]]) -> Any:
-        """Apply update operations atomically (`motia_core.operations`); returns the new value."""
-        result = await self._stream.update(group_id, key, parse(operations, below=(_VALUE,)))
-        return result.new_value.get(_VALUE)
->>>>>>> main
 
     async def delete(self, group_id: str, key: str) -> Any:
         """Remove a value; returns it, or ``None``."""
@@ -71,31 +61,14 @@ class State:
         return await self._stream.list_groups()
 
 
-<<<<<<< HEAD
-def _below(operation: Any) -> Any:
-    """The same operation, on the value inside its item."""
-    if not isinstance(operation, Mapping):
-        return operation
-    path = operation.get("path")
-    if path is None or path == "":
-        keys: Any = [VALUE]
-    elif isinstance(path, str):
-        keys = [VALUE, path]
-    elif isinstance(path, (list, tuple)):
-        keys = [VALUE, *path]
-    else:
-        keys = path
-    return {**operation, "path": keys}
-=======
 @contextmanager
 def _paths_from_the_value() -> Iterator[None]:
     """Errors say where in the value, not where in the item that holds it."""
     try:
         yield
     except InvalidValue as error:
-        path = f"$.{_VALUE}"
+        path = f"$.{VALUE}"
         if not error.path.startswith(path):
             raise
         message = str(error).removeprefix(f"{error.path}: ")
         raise InvalidValue(message, path=f"${error.path.removeprefix(path)}") from error.__cause__
->>>>>>> main
