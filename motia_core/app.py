@@ -23,10 +23,12 @@ from motia_core.plugins import Plugins
 from motia_core.schema import Check, compile_schema
 from motia_core.states import STATE, State
 from motia_core.steps import Context, Step, Streams, TriggerInfo
-from motia_core.steps.context import make_context
+from motia_core.steps.context import new_trace
+from motia_core.steps.enqueueing import Enqueuer
 from motia_core.steps.running import DurableSteps
 from motia_core.steps.web import HttpSteps
 from motia_core.streams import BeforeWrite, Stream
+from motia_core.triggers import QUEUE, Queue
 
 log = logging.getLogger("motia")
 
@@ -88,9 +90,11 @@ class Motia:
         self.http_steps = HttpSteps(self.steps, self.context)
         homes = {name: config.storage_type for name, config in self.stream_configs.items()}
         homes[STATE.name] = self.settings.state.storage
-        self.durable_steps = DurableSteps(
-            self.steps, homes, lambda step, trigger: self.context(step.name, trigger), self.plugins
-        )
+        homes[QUEUE.name] = self.settings.queue.storage
+        self.enqueuer = Enqueuer(self.steps)
+        if self.enqueuer.is_used:
+            self.settings.room("queue")
+        self.durable_steps = DurableSteps(self.steps, homes, self._durable_context, self.plugins)
         self.access = Access(
             self.stream_configs,
             authenticate=authenticate,
@@ -146,7 +150,14 @@ class Motia:
 
     def context(self, name: str, trigger: TriggerInfo) -> Context:
         """The ``ctx`` for one run of a step or hook."""
-        return make_context(self.streams, self.state, name, trigger)
+        return Context(self.streams, self.state, trigger, new_trace(), name, self.enqueuer)
+
+    def _durable_context(self, step: Step, trigger: TriggerInfo, origin: tuple[str, str]) -> Context:
+        return Context(self.streams, self.state, trigger, new_trace(), step.name, self.enqueuer, origin)
+
+    async def enqueue(self, message: Mapping[str, Any]) -> str:
+        """Put a message on a topic, as ``ctx.enqueue`` does in a step."""
+        return await self.enqueuer.put(message)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something that may outlive its connection: leaving waits for it (``shutdown_timeout`` at most)."""
@@ -231,6 +242,13 @@ class Motia:
         state = await self._stream(STATE, await self._storage(home, stack), home, None, None)
         stack.push_async_callback(self.hubs[STATE.name].close)
         self._streams, self._state = Streams(streams), State(state)
+        if self.enqueuer.is_used:
+            home = self.settings.queue.storage
+            queue = await self._storage(home, stack)
+            await queue.prepare(QUEUE)
+            self.enqueuer.queue = Queue(queue, max_value_bytes=self.settings.storage[home].max_value_bytes)
+        for remark in self.enqueuer.remarks:
+            log.warning("%s", remark)
         if self.run_triggers:
             stack.push_async_callback(self.durable_steps.stop)
             await self.durable_steps.start(self.storages)

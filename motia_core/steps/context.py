@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from motia_core.errors import ConfigError
 from motia_core.states import State
+from motia_core.steps.enqueueing import Enqueuer
 from motia_core.streams import Stream
 
 
@@ -85,6 +87,20 @@ class Context:
     """32 hexadecimal digits, to tell the log lines of one run from others'."""
     name: str
     """Of the step or hook that runs."""
+    _enqueuer: Enqueuer
+    _origin: tuple[str, str] | None = None
+    _calls: Iterator[int] = field(default_factory=count)
+
+    async def enqueue(self, message: Mapping[str, Any]) -> str:
+        """Put ``{"topic", "data", "key"?}`` on a topic, for the steps that listen to it; returns the message's id.
+
+        Messages with one ``key`` are handled one after the other, others at once. In a
+        durable trigger a second run of the same change adds nothing, as long as it makes
+        the same calls. Raises `InvalidValue` or `SchemaError` for what no listener takes.
+        """
+        number = next(self._calls)
+        origin = None if self._origin is None else (*self._origin, number)
+        return await self._enqueuer.put(message, self.name, origin)
 
     @property
     def logger(self) -> StepLogger:
@@ -96,8 +112,6 @@ class Context:
 _traces = random.Random()  # names, not secrets: the system's own source is fifty times slower
 
 
-def make_context(
-    streams: Streams, state: State, name: str, trigger: TriggerInfo, trace_id: str | None = None
-) -> Context:
-    """A context for one run of the step (or hook) called ``name``."""
-    return Context(streams, state, trigger, trace_id or f"{_traces.getrandbits(128):032x}", name)
+def new_trace() -> str:
+    """A trace id."""
+    return f"{_traces.getrandbits(128):032x}"

@@ -1,7 +1,4 @@
-"""Steps as the runner knows them: a durable trigger for each stream and state trigger of a step.
-
-Queue and cron triggers have feeds of their own: see `queues` and `ticks`.
-"""
+"""Steps as the runner knows them: a durable trigger for each stream, state, queue and cron trigger of a step."""
 
 from __future__ import annotations
 
@@ -12,14 +9,16 @@ from typing import Any
 
 from motia_core.model import Change, StreamSpec
 from motia_core.plugins import Plugins
+from motia_core.schema import compile_schema
 from motia_core.states import STATE
 from motia_core.steps.context import Context, TriggerInfo
-from motia_core.steps.definitions import StateTrigger, Step, StreamTrigger
-from motia_core.steps.inputs import Input, state_input, stream_input
-from motia_core.triggers import RunInfo, Trigger
+from motia_core.steps.definitions import QueueTrigger, StateTrigger, Step, StreamTrigger
+from motia_core.steps.inputs import Input, queue_input, state_input, stream_input
+from motia_core.triggers import RunInfo, Trigger, queue_trigger
+from motia_core.values import encode
 
-MakeContext = Callable[[Step, TriggerInfo], Context]
-"""Makes the ``ctx`` of one run."""
+MakeContext = Callable[[Step, TriggerInfo, tuple[str, str]], Context]
+"""Makes the ``ctx`` of one run of a step: why it runs, and what names the run in all processes."""
 
 
 def change_trigger(
@@ -39,6 +38,8 @@ def change_trigger(
         read = state_input
     group, events = trigger.group_id, frozenset(trigger.events)
     condition = trigger.condition
+    key = (step.name, kind, source, str(number))
+    name = "/".join(key)
     run_handler = runner_of(step)
     hooked = plugins.implements("motia_trigger_matches")
 
@@ -59,14 +60,14 @@ def change_trigger(
             return False
         if condition is None:
             return True
-        answer = condition(read(change), make_context(step, info(change, None)))
+        answer = condition(read(change), make_context(step, info(change, None), (name, change.position)))
         return bool(await answer if inspect.isawaitable(answer) else answer)
 
     async def handle(change: Change, run: RunInfo) -> None:
-        await run_handler(read(change), make_context(step, info(change, run)))
+        await run_handler(read(change), make_context(step, info(change, run), (name, change.position)))
 
     return Trigger(
-        key=(step.name, kind, source, str(number)),
+        key=key,
         previous=None if step.previous is None else (step.previous, kind, source, str(number)),
         stream=spec,
         handle=handle,
@@ -104,6 +105,41 @@ def runner_of(step: Step) -> Callable[[Any, Context], Awaitable[Any]]:
             await answer
 
     return run
+
+
+def message_trigger(step: Step, index: int, number: int, trigger: QueueTrigger, make_context: MakeContext) -> Trigger:
+    """What runs a step on the messages of a topic."""
+    condition = trigger.condition
+    key = (step.name, "queue", trigger.topic, str(number))
+    name = "/".join(key)
+    run_handler = runner_of(step)
+    check = compile_schema(f"{step.name} (queue {trigger.topic})", trigger.input)
+
+    def read(change: Change) -> Any:
+        data = change.data["data"]
+        if check is not None:
+            check(data, encode(data))
+        return queue_input(data)
+
+    async def matches(change: Change) -> bool:
+        assert condition is not None
+        info = TriggerInfo("queue", index, change.position)
+        answer = condition(read(change), make_context(step, info, (name, change.id or "")))
+        return bool(await answer if inspect.isawaitable(answer) else answer)
+
+    async def handle(change: Change, run: RunInfo) -> None:
+        info = TriggerInfo("queue", index, change.position, run.epoch, run.attempt)
+        # A message is known by its id: its position may be made anew.
+        await run_handler(read(change), make_context(step, info, (name, change.id or "")))
+
+    return queue_trigger(
+        trigger.topic,
+        key=key,
+        previous=None if step.previous is None else (step.previous, *key[1:]),
+        handle=handle,
+        matches=matches if condition is not None else None,
+        **limits(step),
+    )
 
 
 async def _plugins_agree(plugins: Plugins, trigger: StreamTrigger | StateTrigger, change: Change) -> bool:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from motia_core.adapter import Adapter
 from motia_core.errors import ConfigError
 from motia_core.plugin_checks import suggestion
 from motia_core.plugins import Plugins
-from motia_core.steps.context import Context, TriggerInfo
-from motia_core.steps.definitions import StateTrigger, Step, StreamTrigger
-from motia_core.steps.durable import change_trigger
-from motia_core.triggers import Report, Runner, Trigger
+from motia_core.states import STATE
+from motia_core.steps.definitions import QueueTrigger, StateTrigger, Step, StreamTrigger
+from motia_core.steps.definitions import Trigger as AnyTrigger
+from motia_core.steps.durable import MakeContext, change_trigger, message_trigger
+from motia_core.triggers import QUEUE, Report, Runner, Trigger
 
 
 class DurableSteps:
@@ -26,7 +27,7 @@ class DurableSteps:
         self,
         steps: Iterable[Step],
         homes: Mapping[str, str],
-        make_context: Callable[[Step, TriggerInfo], Context],
+        make_context: MakeContext,
         plugins: Plugins,
     ) -> None:
         self.triggers: dict[str, list[Trigger]] = {}
@@ -38,15 +39,21 @@ class DurableSteps:
         for step in steps:
             numbers: Counter[tuple[str, str]] = Counter()
             for index, trigger in enumerate(step.triggers):
-                if isinstance(trigger, (StreamTrigger, StateTrigger)):
-                    source = trigger.stream if isinstance(trigger, StreamTrigger) else "$state"
-                    if source not in homes:
-                        known = suggestion(source, [name for name in homes if not name.startswith("$")])
-                        raise ConfigError(f"{step.where}: there is no stream {source!r}{known}")
-                    number = numbers[type(trigger).__name__, source]
-                    numbers[type(trigger).__name__, source] += 1
+                source = _source(trigger)
+                if source is None:
+                    continue
+                if source not in homes:
+                    known = suggestion(source, [name for name in homes if not name.startswith("$")])
+                    raise ConfigError(f"{step.where}: there is no stream {source!r}{known}")
+                same = (type(trigger).__name__, trigger.topic if isinstance(trigger, QueueTrigger) else source)
+                number = numbers[same]
+                numbers[same] += 1
+                if isinstance(trigger, QueueTrigger):
+                    made = message_trigger(step, index, number, trigger, make_context)
+                else:
+                    assert isinstance(trigger, (StreamTrigger, StateTrigger))
                     made = change_trigger(step, index, number, trigger, make_context, plugins)
-                    self.triggers.setdefault(homes[source], []).append(made)
+                self.triggers.setdefault(homes[source], []).append(made)
 
     async def start(self, storages: Mapping[str, Adapter]) -> None:
         """Begin: when it returns, triggers that were never there before miss nothing from now on."""
@@ -67,3 +74,14 @@ class DurableSteps:
     def _keep(self, report: Report) -> None:
         self.reports.append(report)
         del self.reports[:-100]
+
+
+def _source(trigger: AnyTrigger) -> str | None:
+    """The stream that a trigger follows; ``None``: it answers requests."""
+    if isinstance(trigger, StreamTrigger):
+        return trigger.stream
+    if isinstance(trigger, StateTrigger):
+        return STATE.name
+    if isinstance(trigger, QueueTrigger):
+        return QUEUE.name
+    return None
