@@ -7,14 +7,14 @@ import os
 import re
 import sqlite3
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from motia_adapters.sqlite.adapter import SqliteAdapter
-from motia_adapters.sqlite.options import SqliteOptions
+from motia_adapters.sqlite.options import MappedOptions, SqliteOptions
 
 from motia_core.adapter import Adapter, Capabilities, StorageSettings, unsupported
 from motia_core.errors import UnsupportedCapability
@@ -138,7 +138,80 @@ class SQLite(Harness):
         return [file for file in self.path.parent.glob("streams.db*") if file.is_file()]
 
 
-BACKENDS: list[type[Memory | SQLite]] = [Memory, Coalesced, Modest, SQLite]
+class SQLiteMapped(SQLite):
+    """A table of the user's in the same file, one for each namespace; `sqlite3` is the other program."""
+
+    name = "sqlite-mapped"
+    columns = ("n", "title", "views", "price", "done", "tags")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.tables: set[str] = set()
+
+    def make(self, settings: StorageSettings) -> Adapter:
+        table = self._table(settings)
+        self._create(self.path, table)
+        self.tables.add(table)
+        mapped = MappedOptions(
+            table=table, group_field="customer", id_field="code", rest_field="extra", json_fields=("tags",)
+        )
+        return SqliteAdapter(settings, SqliteOptions(path=self.path, mapped=mapped))
+
+    async def wipe(self) -> None:
+        empty = self.path.with_name("empty.db")
+        empty.unlink(missing_ok=True)
+        for table in self.tables:
+            self._create(empty, table)
+        for file in self._files():
+            if file != self.path:
+                file.unlink()
+        empty.replace(self.path)
+
+    async def restore(self, backup: Any) -> None:
+        for file in self._files():
+            file.unlink()
+        for name, content in backup.items():
+            (self.path.parent / name).write_bytes(content)
+
+    async def set_out_of_band(
+        self, settings: StorageSettings, stream: StreamSpec, group: str, id: str, value: Any
+    ) -> None:
+        cells = {"customer": group, "code": id, **{name: value.get(name) for name in self.columns}}
+        cells["tags"] = json.dumps(value["tags"]) if "tags" in value else None
+        rest = {key: member for key, member in value.items() if key not in self.columns}
+        cells["extra"] = json.dumps(rest) if rest else None
+        self._run(
+            settings,
+            f"INSERT INTO {{table}} ({', '.join(cells)}) VALUES ({', '.join('?' * len(cells))}) ON CONFLICT DO UPDATE SET "
+            + ", ".join(f"{name} = excluded.{name}" for name in cells),
+            *cells.values(),
+        )
+
+    async def delete_out_of_band(self, settings: StorageSettings, stream: StreamSpec, group: str, id: str) -> None:
+        self._run(settings, "DELETE FROM {table} WHERE customer = ? AND code = ?", group, id)
+
+    async def move_out_of_band(
+        self, settings: StorageSettings, stream: StreamSpec, group: str, id: str, to: str
+    ) -> None:
+        self._run(settings, "UPDATE {table} SET customer = ? WHERE customer = ? AND code = ?", to, group, id)
+
+    def _run(self, settings: StorageSettings, sql: str, *parameters: Any) -> None:
+        with closing(sqlite3.connect(self.path, timeout=20, isolation_level=None)) as connection:
+            connection.execute(sql.format(table=self._table(settings)), parameters)
+
+    def _table(self, settings: StorageSettings) -> str:
+        return f"orders_{settings.namespace}"
+
+    @staticmethod
+    def _create(path: Path, table: str) -> None:
+        with closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as connection:
+            connection.execute(
+                f"CREATE TABLE IF NOT EXISTS {table} (customer TEXT, code TEXT, n INTEGER, title TEXT, views INTEGER,"
+                " price REAL, done BOOLEAN, tags TEXT, extra TEXT, PRIMARY KEY (customer, code))"
+            )
+
+
+BACKENDS: list[type[Memory | SQLite]] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped]
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
