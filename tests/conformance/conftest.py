@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, closing
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,39 +139,44 @@ class SQLite(Harness):
 
 
 class SQLiteMapped(SQLite):
-    """A table of the user's in the same file, one for each namespace; `sqlite3` is the other program."""
+    """A file with a table of the user's for each namespace; `sqlite3` is the other program."""
 
     name = "sqlite-mapped"
     columns = ("n", "title", "views", "price", "done", "tags")
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.tables: set[str] = set()
+        self.folder = path
 
     def make(self, settings: StorageSettings) -> Adapter:
-        table = self._table(settings)
-        self._create(self.path, table)
-        self.tables.add(table)
+        path = self._path(settings.namespace)
+        self._create(path, f"orders_{settings.namespace}")
         mapped = MappedOptions(
-            table=table, group_field="customer", id_field="code", rest_field="extra", json_fields=("tags",)
+            table=f"orders_{settings.namespace}",
+            group_field="customer",
+            id_field="code",
+            rest_field="extra",
+            json_fields=("tags",),
         )
-        return SqliteAdapter(settings, SqliteOptions(path=self.path, mapped=mapped))
+        return SqliteAdapter(settings, SqliteOptions(path=path, mapped=mapped))
 
     async def wipe(self) -> None:
-        empty = self.path.with_name("empty.db")
-        empty.unlink(missing_ok=True)
-        for table in self.tables:
-            self._create(empty, table)
-        for file in self._files():
-            if file != self.path:
-                file.unlink()
-        empty.replace(self.path)
+        empty = self.folder / "empty"
+        for path in self.folder.glob("*.db"):
+            self._create(empty, f"orders_{path.stem}")
+            for name in ("-wal", "-shm"):
+                path.with_name(path.name + name).unlink(missing_ok=True)
+            empty.replace(path)
 
     async def restore(self, backup: Any) -> None:
         for file in self._files():
             file.unlink()
         for name, content in backup.items():
-            (self.path.parent / name).write_bytes(content)
+            (self.folder / name).write_bytes(content)
+
+    def hold(self, settings: StorageSettings, stream: StreamSpec) -> AbstractAsyncContextManager[None]:
+        self.path = self._path(settings.namespace)
+        return super().hold(settings, stream)
 
     async def set_out_of_band(
         self, settings: StorageSettings, stream: StreamSpec, group: str, id: str, value: Any
@@ -180,12 +185,10 @@ class SQLiteMapped(SQLite):
         cells["tags"] = json.dumps(value["tags"]) if "tags" in value else None
         rest = {key: member for key, member in value.items() if key not in self.columns}
         cells["extra"] = json.dumps(rest) if rest else None
-        self._run(
-            settings,
-            f"INSERT INTO {{table}} ({', '.join(cells)}) VALUES ({', '.join('?' * len(cells))}) ON CONFLICT DO UPDATE SET "
-            + ", ".join(f"{name} = excluded.{name}" for name in cells),
-            *cells.values(),
-        )
+        names, marks = ", ".join(cells), ", ".join("?" * len(cells))
+        changes = ", ".join(f"{name} = excluded.{name}" for name in cells)
+        sql = f"INSERT INTO {{table}} ({names}) VALUES ({marks}) ON CONFLICT DO UPDATE SET {changes}"
+        self._run(settings, sql, *cells.values())
 
     async def delete_out_of_band(self, settings: StorageSettings, stream: StreamSpec, group: str, id: str) -> None:
         self._run(settings, "DELETE FROM {table} WHERE customer = ? AND code = ?", group, id)
@@ -196,11 +199,15 @@ class SQLiteMapped(SQLite):
         self._run(settings, "UPDATE {table} SET customer = ? WHERE customer = ? AND code = ?", to, group, id)
 
     def _run(self, settings: StorageSettings, sql: str, *parameters: Any) -> None:
-        with closing(sqlite3.connect(self.path, timeout=20, isolation_level=None)) as connection:
-            connection.execute(sql.format(table=self._table(settings)), parameters)
+        path = self._path(settings.namespace)
+        with closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as connection:
+            connection.execute(sql.format(table=f"orders_{settings.namespace}"), parameters)
 
-    def _table(self, settings: StorageSettings) -> str:
-        return f"orders_{settings.namespace}"
+    def _files(self) -> list[Path]:
+        return [file for file in self.folder.glob("*.db*") if file.is_file()]
+
+    def _path(self, namespace: str) -> Path:
+        return self.folder / f"{namespace}.db"
 
     @staticmethod
     def _create(path: Path, table: str) -> None:
