@@ -14,6 +14,7 @@ conflict clause, which triggers inherit, would change.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sqlite3
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ CREATE TABLE IF NOT EXISTS motia_maps (     -- mapped tables
     tbl      TEXT NOT NULL,
     grp      TEXT NOT NULL,                 -- the column of the groups
     id       TEXT NOT NULL,                 -- the column of the ids
+    columns  TEXT NOT NULL,                 -- those of the value, c0, c1... in motia_rows_N (a JSON list)
     baseline INTEGER NOT NULL               -- the version of rows that did not change since
 )
 """
@@ -60,15 +62,17 @@ def install(connection: sqlite3.Connection, options: MappedOptions, path: Path) 
     """
     table = describe(connection, options)
     connection.execute(_MAPS)
-    row = connection.execute("SELECT stream, grp, id, baseline FROM motia_maps WHERE tbl = ?", (table.name,)).fetchone()
+    row = connection.execute(
+        "SELECT stream, grp, id, columns, baseline FROM motia_maps WHERE tbl = ?", (table.name,)
+    ).fetchone()
     if row is not None and (row[1], row[2]) != (table.group.name, table.id.name):
         raise ConfigError(
             f"sqlite: table {table.name!r} of {path} is mapped with group_field {row[1]!r} and id_field {row[2]!r}"
             " already; remove that mapping first (see the adapter's README)"
         )
     stream = row[0] if row is not None else _new_stream(connection, table)
-    if row is not None and _capturing(connection, table, stream):
-        baseline = row[3]
+    if row is not None and row[3] == _layout(table) and _capturing(connection, table, stream):
+        baseline = row[4]
     else:
         if row is not None:
             _log.warning(
@@ -166,10 +170,15 @@ def _capture(connection: sqlite3.Connection, table: Table, stream: int) -> int:
     connection.execute("DELETE FROM motia_log WHERE stream = ?", (stream,))
     connection.execute("UPDATE motia_streams SET floor = ? WHERE id = ?", (seq, stream))
     connection.execute(
-        "INSERT OR REPLACE INTO motia_maps VALUES (?, ?, ?, ?, ?)",
-        (stream, table.name, table.group.name, table.id.name, seq),
+        "INSERT OR REPLACE INTO motia_maps (stream, tbl, grp, id, columns, baseline) VALUES (?, ?, ?, ?, ?, ?)",
+        (stream, table.name, table.group.name, table.id.name, _layout(table), seq),
     )
     return int(seq)
+
+
+def _layout(table: Table) -> str:
+    """The columns of the value. SQLite renames columns in triggers, so those do not tell."""
+    return json.dumps([column.name for column in table.columns])
 
 
 def _drop(connection: sqlite3.Connection, stream: int) -> None:
