@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -174,9 +174,11 @@ class SQLiteMapped(SQLite):
         for name, content in backup.items():
             (self.folder / name).write_bytes(content)
 
-    def hold(self, settings: StorageSettings, stream: StreamSpec) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def hold(self, settings: StorageSettings, stream: StreamSpec) -> AsyncGenerator[None, None]:
         self.path = self._path(settings.namespace)
-        return super().hold(settings, stream)
+        async with super().hold(settings, stream):
+            yield
 
     async def set_out_of_band(
         self, settings: StorageSettings, stream: StreamSpec, group: str, id: str, value: Any

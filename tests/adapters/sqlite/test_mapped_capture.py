@@ -147,10 +147,10 @@ async def test_each_kind_of_statement_is_told_as_what_it_does(
     state = {("g", "a"): {"n": 1, "mail": "a@x"}, ("g", "b"): {"n": 2, "mail": "b@x"}, ("h", "a"): {"n": 3}}
     for change in live.changes:
         if change.type == "delete":
-            assert state.pop((change.group_id, change.id)) == change.data  # type: ignore[arg-type]
+            assert state.pop((change.group_id, change.id)) == change.data
         else:
             assert (change.type == "update") == ((change.group_id, change.id) in state)
-            state[change.group_id, change.id] = change.data  # type: ignore[index]
+            state[change.group_id, change.id] = change.data
     assert await stored(orders, words) == state
 
 

@@ -119,7 +119,7 @@ async def test_a_table_is_mapped_in_one_way_at_a_time(bench: Any, plain: Plain) 
 async def test_through_the_front_door(plain: Plain, tmp_path: Path) -> None:
     other = plain()
     other.execute(ORDERS)
-    storage = {
+    storage: dict[str, Any] = {
         "default": f"sqlite:///{tmp_path}/managed.db",
         "orders": {"adapter": "sqlite", "path": str(tmp_path / "streams.db"), "mapped": MAPPED},
     }

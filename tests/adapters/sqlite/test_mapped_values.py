@@ -268,7 +268,7 @@ async def test_the_tables_own_rules_refuse_one_write_and_no_other(
     adapter = await bench.open(mapped=TYPED | {"json_fields": []})
     head = await adapter.head(words.DOCS)
     good = [words.write(adapter, words.put("g", f"good{n}", {"state": "a"})) for n in range(6)]
-    results = await asyncio.gather(
+    results: list[Any] = await asyncio.gather(
         *good[:3], words.write(adapter, words.put(group, id, value)), *good[3:], return_exceptions=True
     )
     refused = results.pop(3)

@@ -20,7 +20,8 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
-from motia_adapters.sqlite.mapped.table import Key, Table, describe, quote
+from motia_adapters.sqlite.mapped.describe import describe
+from motia_adapters.sqlite.mapped.table import Key, Table, quote
 from motia_adapters.sqlite.options import MappedOptions
 from motia_core.errors import ConfigError
 

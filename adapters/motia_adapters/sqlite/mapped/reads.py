@@ -116,11 +116,11 @@ class Rows:
         stream, shape = self.mapped.stream, self.table.shape
         for row in rows:
             if row[1] != stream or row[2] == "event":
-                yield row[:8]
+                yield _log_row(row, row[5])
             elif self.table.group.text(row[3]) is None or self.table.id.text(row[4]) is None:
                 self._warn()
             else:
-                yield (*row[:5], shape.json(row[8:]), *row[6:8])
+                yield _log_row(row, shape.json(row[8:]))
 
     def _warn(self) -> None:
         if self.table.name not in _warned:
@@ -152,6 +152,10 @@ class Rows:
 
 
 _warned: set[str] = set()
+
+
+def _log_row(row: Sequence[Any], json: bytes | None) -> LogRow:
+    return row[0], row[1], row[2], row[3], row[4], json, row[6], row[7]
 
 
 def _cursor(raw: Raw) -> bytes:
