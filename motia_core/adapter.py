@@ -95,13 +95,13 @@ class Capabilities:
     custom_events: Support
     """``send`` (B6)."""
     history: Support
-    """Each change is seen. "limited": coalesced (B9, see `Adapter.watch`)."""
+    """Each change is seen (B1, B3). "limited": coalesced (B9, see `Adapter.watch`)."""
     ordered_versions: Support
-    """Versions grow within an item. "limited": they only compare as equal or not."""
+    """Versions grow within an item (A2). "limited": they only compare as equal or not."""
     restore_detection: Support
     """A position of a lost or restored history is refused (B4)."""
     durable: Support
-    """Acknowledged writes survive; the note says what a crash of the store may lose."""
+    """Acknowledged writes survive (B3); the note says what a crash of the store may lose."""
     multi_process: Support
     """Several processes may share the store (B2, A4)."""
     foreign_writes: Support

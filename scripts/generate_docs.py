@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+import motia_core.adapter
 from motia_core import config, config_storage, hookspecs
 from motia_core.adapter import Capabilities
 from motia_core.plugin_checks import HOOKS
@@ -22,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 REFERENCE = ROOT / "docs" / "reference"
 README = ROOT / "README.md"
 RESULTS = REFERENCE / "conformance.json"
-"""What the suite said, by backend and letter; ``MOTIA_CONFORMANCE_REPORT`` makes the tests write it."""
+"""What the suite said, by backend and clause; ``MOTIA_CONFORMANCE_REPORT`` makes the tests write it."""
 
 
 def markdown(text: str) -> str:
@@ -104,48 +108,77 @@ def codes() -> str:
     return "".join(lines)
 
 
+COUNTS = {"passed": "passed", "failed": "FAILED", "skipped": "n/a"}
+LETTERS = {"A": "data", "B": "order", "C": "subscribers", "F": "trouble"}
 MARKS = {"full": "yes", "limited": "limited", "unsupported": "no"}
 
 
+def clauses() -> dict[str, list[str]]:
+    """The clauses that each capability is about: those that its docstring names."""
+    (body,) = [
+        node.body
+        for node in ast.parse(inspect.getsource(motia_core.adapter)).body
+        if isinstance(node, ast.ClassDef) and node.name == "Capabilities"
+    ]
+    named: dict[str, list[str]] = {}
+    for field, text in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            named[field.target.id] = re.findall(r"\b[A-F]\d+\b", ast.unparse(text))
+    return named
+
+
+def outcome(backend: str, wanted: Callable[[str], bool]) -> str:
+    """What the suite last said of a backend, over the clauses that are wanted."""
+    found = json.loads(RESULTS.read_text()).get(backend, {}) if RESULTS.exists() else {}
+    sums = {key: sum(counts[key] for clause, counts in found.items() if wanted(clause)) for key in COUNTS}
+    said = [f"{sums[key]} {word}" for key, word in COUNTS.items() if sums[key]]
+    return ", ".join(said) or "–"
+
+
 def capabilities() -> str:
-    """What each backend declares, with its notes and limits."""
+    """What each backend declares, with its notes and limits, and what the suite said of it."""
     parts = [
-        note("the capabilities that adapters declare"),
+        note("the capabilities that adapters declare and the last run of the suite"),
         "# Capabilities\n\nDeclared by each backend, and held against it both ways by `motia_core.testing`: what is\n",
         "declared must pass, what is not must be refused by a clear error before any I/O.\n",
     ]
-    for title, mode in backends():
-        parts.append(f"\n## {title}\n\n| capability | | |\n| --- | --- | --- |\n")
-        parts += [f"| {name} | {MARKS[s.level]} | {s.note} |\n" for name, s in mode.supports().items()]
-        numbers = {name: getattr(mode, name) for name in mode.__slots__ if name not in mode.supports()}
-        parts += [f"| {name} | {value:,} | |\n" for name, value in numbers.items()]
+    about = clauses()
+    for title, key, mode in backends():
+        parts.append(f"\n## {title}\n\n| capability | | clauses | tests | |\n| --- | --- | --- | --- | --- |\n")
+        for name, declared in mode.supports().items():
+            tests = outcome(key, lambda clause, name=name: clause in about[name])  # type: ignore[misc]
+            parts.append(
+                f"| {name} | {MARKS[declared.level]} | {', '.join(about[name])} | {tests} | {declared.note} |\n"
+            )
+        parts.append("\n| limit | |\n| --- | --- |\n")
+        limits = {name: getattr(mode, name) for name in mode.__slots__ if name not in mode.supports()}
+        parts += [f"| {name} | {value:,} |\n" for name, value in limits.items()]
     return "".join(parts)
 
 
 def matrix() -> str:
     """The README's table: declared capabilities, and what the suite last said of each backend."""
     shown_backends = backends()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    names = list(shown_backends[0][1].supports())
-    head = "| | " + " | ".join(title for title, _ in shown_backends) + " |"
+    names = list(shown_backends[0][2].supports())
+    head = "| | " + " | ".join(title for title, _, _ in shown_backends) + " |"
     lines = [head, "| --- |" + " --- |" * len(shown_backends)]
     for name in names:
-        cells = [MARKS[mode.supports()[name].level] for _, mode in shown_backends]
+        cells = [MARKS[mode.supports()[name].level] for _, _, mode in shown_backends]
         lines.append(f"| {name.replace('_', ' ')} | " + " | ".join(cells) + " |")
-    for letter, what in (("A", "data"), ("B", "order"), ("C", "subscribers"), ("F", "trouble")):
-        cells = []
-        for title, _ in shown_backends:
-            counts = results.get(title.partition(" ")[0], {}).get(letter)
-            skipped = f", {counts['skipped']} n/a" if counts and counts["skipped"] else ""
-            cells.append(f"{counts['passed']} passed{skipped}" if counts else "–")
+    for letter, what in LETTERS.items():
+        cells = [outcome(key, lambda clause, letter=letter: clause[0] == letter) for _, key, _ in shown_backends]  # type: ignore[misc]
         lines.append(f"| suite: {letter}, {what} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def backends() -> list[tuple[str, Capabilities]]:
-    """Each backend's modes, with their declared capabilities."""
+def backends() -> list[tuple[str, str, Capabilities]]:
+    """Each backend's modes: title, name in the matrix of tests, declared capabilities."""
     plugins = Plugins.load(environ={}).adapters.values()
-    return [(f"{plugin.name} ({mode})", declared) for plugin in plugins for mode, declared in plugin.modes.items()]
+    return [
+        (f"{plugin.name} ({mode})", plugin.name if mode == "managed" else f"{plugin.name}-{mode}", declared)
+        for plugin in plugins
+        for mode, declared in plugin.modes.items()
+    ]
 
 
 def readme() -> str:

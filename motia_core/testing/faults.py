@@ -34,7 +34,9 @@ FAULTS: dict[str, Fault] = {}
 """Every fault, by name."""
 
 
-def _fault(clause: str, *also: str) -> Callable[[type[MemoryAdapter]], type[MemoryAdapter]]:
+def fault(clause: str, *also: str) -> Callable[[type[MemoryAdapter]], type[MemoryAdapter]]:
+    """Register a faulty adapter; its docstring says what is wrong with it."""
+
     def register(adapter: type[MemoryAdapter]) -> type[MemoryAdapter]:
         words = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in adapter.__name__)
         FAULTS[words.strip("_")] = Fault(adapter, clause, frozenset(also))
@@ -46,7 +48,7 @@ def _fault(clause: str, *also: str) -> Callable[[type[MemoryAdapter]], type[Memo
 # -- A: data ---------------------------------------------------------------------------
 
 
-@_fault("A1", "A3")
+@fault("A1", "A3")
 class LossyNumber(MemoryAdapter):
     """1.0 comes back as 1."""
 
@@ -55,7 +57,7 @@ class LossyNumber(MemoryAdapter):
         return item and replace(item, json=orjson.dumps(_whole(item.value)))
 
 
-@_fault("A2", "A4", "A3")
+@fault("A2", "A4", "A3")
 class CreateReportedTwice(MemoryAdapter):
     """The second set of an item says "create" again."""
 
@@ -64,7 +66,7 @@ class CreateReportedTwice(MemoryAdapter):
         return [replace(result, type="create") if result and result.type == "update" else result for result in results]
 
 
-@_fault("A2", "B1", "C1", "C3", "A7", "B2", "B6")
+@fault("A2", "B1", "C1", "C3", "A7", "B2", "B6")
 class ForgetsDeletes(MemoryAdapter):
     """A delete is stored and not logged."""
 
@@ -76,7 +78,7 @@ class ForgetsDeletes(MemoryAdapter):
         return results
 
 
-@_fault("A2", "B1")
+@fault("A2", "B1")
 class ReusesVersions(MemoryAdapter):
     """Versions start again when an item is created anew."""
 
@@ -89,7 +91,7 @@ class ReusesVersions(MemoryAdapter):
         return [replace(r, version="v1") if r is not None and r.type == "create" else r for r in results]
 
 
-@_fault("A3")
+@fault("A3")
 class HalfAnUpdate(MemoryAdapter):
     """Operations before the one that fails are kept."""
 
@@ -109,7 +111,7 @@ class HalfAnUpdate(MemoryAdapter):
         return item.json if item else None
 
 
-@_fault("A4", "A3", "C1", "F3", "A10")
+@fault("A4", "A3", "C1", "F3", "A10")
 class NonAtomicUpdate(MemoryAdapter):
     """An update reads, lets others run, and writes what it made of the old value."""
 
@@ -124,7 +126,7 @@ class NonAtomicUpdate(MemoryAdapter):
         return await super().write(stream, writes)
 
 
-@_fault("A5", "F5", "A7")
+@fault("A5", "F5", "A7")
 class IgnoresExpect(MemoryAdapter):
     """``expect=`` is accepted and not looked at."""
 
@@ -132,7 +134,7 @@ class IgnoresExpect(MemoryAdapter):
         return await super().write(stream, [replace(write, expect=None) for write in writes])
 
 
-@_fault("A6")
+@fault("A6")
 class UnsortedPages(MemoryAdapter):
     """Items come in the order of their creation."""
 
@@ -141,7 +143,7 @@ class UnsortedPages(MemoryAdapter):
         return sorted(items, key=lambda item: item.version)
 
 
-@_fault("A6", "A10")
+@fault("A6", "A10")
 class EmptyGroupsStay(MemoryAdapter):
     """A group whose last item is deleted is still listed."""
 
@@ -159,7 +161,7 @@ class EmptyGroupsStay(MemoryAdapter):
         return ever[:limit]
 
 
-@_fault("A7")
+@fault("A7")
 class PartialBatch(MemoryAdapter):
     """The writes of a batch before the one that fails are kept."""
 
@@ -170,7 +172,7 @@ class PartialBatch(MemoryAdapter):
         return results
 
 
-@_fault("A8", "A9")
+@fault("A8", "A9")
 class SkipsTheSchema(MemoryAdapter):
     """Updates are computed without `Write.resolve`, and so without schema and limits."""
 
@@ -181,7 +183,7 @@ class SkipsTheSchema(MemoryAdapter):
         return await super().write(stream, writes)
 
 
-@_fault("A9")
+@fault("A9")
 class CollidesTwoIds(MemoryAdapter):
     """Ids are normalized: two that look alike are one."""
 
@@ -189,7 +191,7 @@ class CollidesTwoIds(MemoryAdapter):
         return await super().get(stream, group, unicodedata.normalize("NFC", id))
 
 
-@_fault("A9")
+@fault("A9")
 class LeaksAcrossGroups(MemoryAdapter):
     """A group's listing holds the items of groups whose names begin alike."""
 
@@ -201,7 +203,7 @@ class LeaksAcrossGroups(MemoryAdapter):
         return [found[id] for id in sorted(found)][:limit]
 
 
-@_fault("A9")
+@fault("A9")
 class IgnoresTheNamespace(MemoryAdapter):
     """Two applications on one server share their data."""
 
@@ -209,7 +211,7 @@ class IgnoresTheNamespace(MemoryAdapter):
         super().__init__(replace(settings, namespace="all"), store)
 
 
-@_fault("A10")
+@fault("A10")
 class ExpiredItemVisible(MemoryAdapter):
     """An expired item can be read until it is swept."""
 
@@ -218,7 +220,7 @@ class ExpiredItemVisible(MemoryAdapter):
         return Item(group, id, row.json, row.version) if row else None
 
 
-@_fault("A10")
+@fault("A10")
 class ExpiryWithoutDelete(MemoryAdapter):
     """What expires vanishes without a change in the log."""
 
@@ -227,7 +229,7 @@ class ExpiryWithoutDelete(MemoryAdapter):
         state.deadlines.pop((group, id), None)
 
 
-@_fault("A10")
+@fault("A10")
 class UpdateEndsTheDeadline(MemoryAdapter):
     """An update makes an item live for ever."""
 
@@ -244,7 +246,7 @@ class UpdateEndsTheDeadline(MemoryAdapter):
 # -- B: order ----------------------------------------------------------------------------
 
 
-@_fault("B1", "F3")
+@fault("B1", "F3")
 class LosesTheEventOnCancel(MemoryAdapter):
     """A write that is cancelled after it was stored is not in the log."""
 
@@ -275,7 +277,7 @@ class _OwnWatch(MemoryAdapter):
         raise NotImplementedError
 
 
-@_fault("B2", "A2", "A7", "A10", "B1", "B3", "B6", "B7", "B10", "C1", "C2", "C5", "C3")
+@fault("B2", "A2", "A7", "A10", "B1", "B3", "B4", "B6", "B7", "B10", "C1", "C2", "C5", "C3")
 class ReordersTwoItems(_OwnWatch):
     """Two changes of different items that come together change places."""
 
@@ -288,7 +290,7 @@ class ReordersTwoItems(_OwnWatch):
         return Batch(tuple(changes), batch.position)
 
 
-@_fault("B2", "A7", "B1", "B3", "B6", "B7", "B8", "B10", "C1", "C2", "C3", "C5", "C6", "F3", "A2", "A10", "B4", "F4")
+@fault("B2", "A7", "B1", "B3", "B6", "B7", "B8", "B10", "C1", "C2", "C3", "C5", "C6", "F3", "A2", "A10", "B4", "F4")
 class LateCommit(_OwnWatch):
     """Every seventh change appears only after later ones have been read."""
 
@@ -305,7 +307,7 @@ class LateCommit(_OwnWatch):
         return Batch((*kept, *([held] if held else [])), batch.position)
 
 
-@_fault("B3", "A2", "A7", "A10", "B1", "B2", "B4", "B6", "B7", "B10", "C2", "F5", "A3", "A5", "A8")
+@fault("B3", "A2", "A7", "A10", "B1", "B2", "B4", "B6", "B7", "B10", "C2", "F5", "A3", "A5", "A8")
 class DuplicatesOnResume(_OwnWatch):
     """A watch begins with the change at its own position."""
 
@@ -318,7 +320,7 @@ class DuplicatesOnResume(_OwnWatch):
         return batch
 
 
-@_fault("B3", "B1", "B2", "B10", "A2", "B6", "C1", "C2", "C5", "A7", "B7", "B4")
+@fault("B3", "B1", "B2", "B10", "A2", "B6", "C1", "C2", "C5", "A7", "B7", "B4")
 class RepeatsAPosition(_OwnWatch):
     """Two changes share a position."""
 
@@ -344,7 +346,7 @@ class _OwnLocate(MemoryAdapter):
         raise NotImplementedError
 
 
-@_fault("B4", "C2")
+@fault("B4", "C2")
 class AcceptsTheFuture(_OwnLocate):
     """A position ahead of the store is taken for its head."""
 
@@ -354,7 +356,7 @@ class AcceptsTheFuture(_OwnLocate):
         return int(state.seq) if ahead else None
 
 
-@_fault("B4", "B8")
+@fault("B4", "B8")
 class AcceptsAnotherStore(_OwnLocate):
     """A position of a lost history is read as one of the present."""
 
@@ -365,7 +367,7 @@ class AcceptsAnotherStore(_OwnLocate):
         return None
 
 
-@_fault("B7")
+@fault("B7")
 class SilentGapAfterTrim(_OwnLocate):
     """History that was trimmed away is skipped without a word."""
 
@@ -376,7 +378,7 @@ class SilentGapAfterTrim(_OwnLocate):
         return None
 
 
-@_fault("B6", "A7", "C3")
+@fault("B6", "A7", "C3")
 class LosesEvents(MemoryAdapter):
     """Custom events are accepted and forgotten."""
 
@@ -388,7 +390,7 @@ class LosesEvents(MemoryAdapter):
         return results
 
 
-@_fault("B7")
+@fault("B7")
 class NeverTrims(MemoryAdapter):
     """The log grows for ever."""
 
@@ -396,7 +398,7 @@ class NeverTrims(MemoryAdapter):
         return
 
 
-@_fault("B10", "B2", "B1")
+@fault("B10", "B2", "B1")
 class TimestampGoesBack(MemoryAdapter):
     """Now and then a change is dated before the one before it, as a clock that is set back would."""
 
@@ -407,7 +409,7 @@ class TimestampGoesBack(MemoryAdapter):
         return change
 
 
-@_fault("B10", "B1", "B2")
+@fault("B10", "B1", "B2")
 class TimestampOfTheReader(_OwnWatch):
     """Each process dates what it reads by its own clock."""
 
@@ -419,7 +421,7 @@ class TimestampOfTheReader(_OwnWatch):
 # -- C: subscribers, F: when things break --------------------------------------------------
 
 
-@_fault("C1", "B2", "B8", "C2", "C4", "F3", "F4", "C3", "C5", "C6")
+@fault("C1", "B2", "B8", "C2", "C4", "F3", "F4", "C3", "C5", "C6")
 class SnapshotNewerThanItsPosition(MemoryAdapter):
     """A snapshot holds a change that its position says is still to come."""
 
@@ -429,7 +431,7 @@ class SnapshotNewerThanItsPosition(MemoryAdapter):
         return replace(snapshot, position=self.store.position(max(state.floor, state.seq - 1)))
 
 
-@_fault("C1", "B2", "B1", "B8", "C2", "C5", "C3", "C4")
+@fault("C1", "B2", "B1", "B8", "C2", "C5", "C3", "C4")
 class SnapshotOlderThanItsPosition(MemoryAdapter):
     """A snapshot lacks the last item that its position says is in it."""
 
@@ -441,7 +443,7 @@ class SnapshotOlderThanItsPosition(MemoryAdapter):
         return replace(snapshot, items=tuple(item for item in snapshot.items if item is not newest))
 
 
-@_fault("F2")
+@fault("F2")
 class RetriesBlindly(MemoryAdapter):
     """A write whose reply was lost is sent again."""
 
@@ -452,7 +454,7 @@ class RetriesBlindly(MemoryAdapter):
             return await super().write(stream, writes)
 
 
-@_fault("F3")
+@fault("F3")
 class HangsOnCancel(MemoryAdapter):
     """A cancelled write keeps a lock, and everybody after it waits for ever."""
 
@@ -469,7 +471,7 @@ class HangsOnCancel(MemoryAdapter):
         return await super().get(stream, group, id)
 
 
-@_fault("F4")
+@fault("F4")
 class LeaksATask(MemoryAdapter):
     """Closing leaves a task behind."""
 
@@ -478,7 +480,7 @@ class LeaksATask(MemoryAdapter):
         self._leaked = asyncio.create_task(asyncio.sleep(3600))
 
 
-@_fault("F4", "F2")
+@fault("F4", "F2")
 class WatchOutlivesClose(MemoryAdapter):
     """A watch goes on waiting after its adapter was closed."""
 
@@ -505,3 +507,7 @@ def _whole(value: Any) -> Any:
     if isinstance(value, list):
         return [_whole(member) for member in value]
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
+
+
+# At the end: it registers its own with what stands above.
+import motia_core.testing.faults_foreign  # noqa: E402, F401

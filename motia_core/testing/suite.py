@@ -6,7 +6,7 @@ import asyncio
 import difflib
 import functools
 from collections.abc import Callable, Coroutine, Iterable
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import entry_points
 from typing import Any
 
 import pytest
@@ -78,6 +78,7 @@ def _refuse(harness: Harness, expected: ExpectedFailure, known: Iterable[str]) -
 def _owner(harness: Harness) -> str:
     """The distribution that the harness's adapter comes from, and the harness."""
     package = type(harness.make(StorageSettings("default"))).__module__.partition(".")[0]
-    names = packages_distributions().get(package, [])
-    known = " ".join(f"{name} {version(name)}" for name in sorted(set(names))) or f"package {package}"
-    return f"{known} (harness {harness.name!r})"
+    for entry in entry_points(group="motia.adapters"):
+        if entry.dist is not None and entry.module.partition(".")[0] == package:
+            return f"{entry.dist.name} {entry.dist.version} (harness {harness.name!r})"
+    return f"package {package} (harness {harness.name!r})"

@@ -232,14 +232,16 @@ async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenera
 
 
 RESULTS: dict[str, dict[str, dict[str, int]]] = {}
+"""Outcomes by backend and clause."""
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Count outcomes by backend and letter, for the matrix."""
-    found = re.search(r"::test_([A-F])\d+_\w+\[(\w+)", report.nodeid)
+    """Count outcomes, for the matrix."""
+    found = re.search(r"::test_([A-F]\d+)_\w+\[(.*)\]", report.nodeid)
     if found and "tests/conformance" in report.nodeid and (report.when == "call" or report.outcome == "skipped"):
-        letters = RESULTS.setdefault(found[2], {})
-        counts = letters.setdefault(found[1], {"passed": 0, "failed": 0, "skipped": 0})
+        names = [name for backend in BACKENDS if f"{found[2]}-".startswith(f"{(name := backend.name)}-")]
+        clauses = RESULTS.setdefault(max(names, key=len), {})
+        counts = clauses.setdefault(found[1], {"passed": 0, "failed": 0, "skipped": 0})
         counts[report.outcome] += 1
 
 
