@@ -157,6 +157,7 @@ class SQLiteMapped(SQLite):
             id_field="code",
             rest_field="extra",
             json_fields=("tags",),
+            include_ids=False,
         )
         return SqliteAdapter(settings, SqliteOptions(path=path, mapped=mapped))
 

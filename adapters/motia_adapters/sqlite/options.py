@@ -35,6 +35,8 @@ class MappedOptions(BaseModel):
     """A TEXT column for a JSON object with whatever the other columns cannot hold."""
     json_fields: Annotated[tuple[_Name, ...], BeforeValidator(_split)] = ()
     """TEXT columns that hold JSON."""
+    include_ids: bool = True
+    """Whether values show the columns of the group and the id, too."""
 
     @model_validator(mode="after")
     def _each_once(self) -> MappedOptions:

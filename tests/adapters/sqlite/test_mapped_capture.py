@@ -21,7 +21,7 @@ from motia_core.errors import Conflict, PositionExpired
 from motia_core.model import Change, StreamSpec
 
 ORDERS = "CREATE TABLE orders (customer TEXT, id TEXT, n INTEGER, mail TEXT UNIQUE, PRIMARY KEY (customer, id))"
-MAPPED = {"table": "orders", "group_field": "customer", "id_field": "id"}
+MAPPED = {"table": "orders", "group_field": "customer", "id_field": "id", "include_ids": False}
 
 Plain = Callable[[], sqlite3.Connection]
 

@@ -22,7 +22,7 @@ from motia_core.errors import BackendError, ConfigError, InvalidValue, PositionE
 from motia_core.model import StreamSpec
 
 ORDERS = "CREATE TABLE orders (customer TEXT, id TEXT, n INTEGER, PRIMARY KEY (customer, id))"
-MAPPED = {"table": "orders", "group_field": "customer", "id_field": "id"}
+MAPPED = {"table": "orders", "group_field": "customer", "id_field": "id", "include_ids": False}
 
 Plain = Callable[[], sqlite3.Connection]
 
@@ -176,8 +176,14 @@ async def test_names_that_need_quotes(bench: Any, plain: Plain, words: Any) -> N
     other.execute(
         'CREATE TABLE "the ""orders" ("a b" TEXT, "select" TEXT, "c.d" TEXT, "é" TEXT, UNIQUE ("a b", "select"))'
     )
-    options = {"table": 'the "orders', "group_field": "a b", "id_field": "select", "rest_field": "é"}
-    adapter = await bench.open(mapped=options)
+    options = {
+        "table": 'the "orders',
+        "group_field": "a b",
+        "id_field": "select",
+        "rest_field": "é",
+        "include_ids": False,
+    }
+    adapter = await bench.open(mapped=options | {"include_ids": False})
     await words.write(adapter, words.put("g", "x", {"c.d": "1", "select": 2}))
     assert (await adapter.get(words.DOCS, "g", "x")).value == {"c.d": "1", "select": 2}
     other.execute('UPDATE "the ""orders" SET "c.d" = \'3\'')

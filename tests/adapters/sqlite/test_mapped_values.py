@@ -26,6 +26,7 @@ MAPPED = {
     "id_field": "code",
     "rest_field": "extra",
     "json_fields": ["tags"],
+    "include_ids": False,
 }
 TYPED = {key: value for key, value in MAPPED.items() if key != "rest_field"}
 
@@ -330,7 +331,9 @@ async def test_integer_ids_are_decimal_text_in_the_order_of_text(bench: Any, pla
     other = plain()
     other.execute("CREATE TABLE orders (customer INTEGER, id INTEGER PRIMARY KEY, title TEXT)")
     other.execute("INSERT INTO orders VALUES (10, 1, 'a'), (9, 2, 'b'), (10, 10, 'c'), (10, 9, 'd'), (10, -1, 'e')")
-    adapter = await bench.open(mapped={"table": "orders", "group_field": "customer", "id_field": "id"})
+    adapter = await bench.open(
+        mapped={"table": "orders", "group_field": "customer", "id_field": "id", "include_ids": False}
+    )
     listed = await adapter.list(words.DOCS, "10", after=None, limit=None)
     assert [item.id for item in listed] == ["-1", "1", "10", "9"]
     assert [item.id for item in await adapter.list(words.DOCS, "10", after="1", limit=1)] == ["10"]
@@ -369,3 +372,31 @@ async def test_a_storage_maps_one_stream_and_keeps_hidden_ones_beside_it(
     ):
         with pytest.raises(UnsupportedCapability, match="storage of its own"):
             await call
+
+
+async def test_values_show_group_and_id_unless_told_otherwise(bench: Any, plain: Plain, words: Any) -> None:
+    other = plain()
+    other.execute("CREATE TABLE orders (customer TEXT, id INTEGER PRIMARY KEY, title TEXT, extra TEXT)")
+    mapped = {"table": "orders", "group_field": "customer", "id_field": "id", "rest_field": "extra"}
+    adapter = await bench.open(mapped=mapped)
+    watching = await bench.watch(adapter)
+    result = await words.write(adapter, words.put("g", "1", {"title": "a"}))
+    assert result.new_value == {"customer": "g", "id": 1, "title": "a"}
+    same = {"customer": "g", "id": 1, "title": "b", "more": 2}
+    result = await words.write(adapter, words.put("g", "1", same))
+    assert result.new_value == same
+    assert result.old_value == {"customer": "g", "id": 1, "title": "a"}
+    await words.write(adapter, words.change("g", "1", {"type": "remove", "path": "id"}))
+    for bad in ({"customer": "h"}, {"id": 2}, {"id": "1"}, {"id": None}):
+        with pytest.raises(InvalidValue, match="leave it out, or as it is") as caught:
+            await words.write(adapter, words.put("g", "1", bad))
+        assert caught.value.path == f"$.{next(iter(bad))}"
+    assert (await adapter.get(words.DOCS, "g", "1")).value == same
+    (item,) = await adapter.list(words.DOCS, "g", after=None, limit=None)
+    assert item.value == same
+    other.execute('UPDATE orders SET extra = \'{"id": 9, "more": 2}\'')
+    await words.write(adapter, words.change("g", "1", {"type": "set", "path": "title", "value": "c"}))
+    assert other.execute("SELECT * FROM orders").fetchall() == [("g", 1, "c", '{"id": 9, "more": 2}')]
+    await words.write(adapter, words.remove("g", "1"))
+    await watching.until(lambda w: len(w.changes) == 6)
+    assert {(change.data["customer"], change.data["id"]) for change in watching.changes} == {("g", 1)}

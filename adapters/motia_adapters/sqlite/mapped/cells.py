@@ -74,11 +74,15 @@ def step(key: str) -> str:
 
 
 class Shape:
-    """The columns of a table's values, in order; cells come and go as sequences in that order."""
+    """The columns of a table's values, in order; cells come and go as sequences in that order.
 
-    __slots__ = ("_by_name", "_rest", "columns", "table")
+    ``shown``: names of columns that a value shows as well, and that are not stored with it.
+    """
 
-    def __init__(self, table: str, columns: Sequence[Column]) -> None:
+    __slots__ = ("_by_name", "_rest", "_shown", "columns", "table")
+
+    def __init__(self, table: str, columns: Sequence[Column], shown: Sequence[str] = ()) -> None:
+        self._shown = frozenset(shown)
         self.table = table
         self.columns: Final = tuple(columns)
         self._by_name = {column.name: column for column in columns if column.kind != "rest"}
@@ -95,10 +99,6 @@ class Shape:
             value = self._read_rest(cells[self._rest]) | value
         return value
 
-    def json(self, cells: Sequence[Raw]) -> bytes:
-        """A row as an item's encoded value."""
-        return orjson.dumps(self.value(cells))
-
     def cells(self, value: Mapping[str, Any], old: Sequence[Raw] | None) -> dict[int, Raw]:
         """The cells that must be written, by column number, so that the row has this value.
 
@@ -106,7 +106,7 @@ class Shape:
         one, what is left out is NULL. Raises `InvalidValue` for what the table cannot hold.
         """
         cells: dict[int, Raw] = {}
-        rest = {key: member for key, member in value.items() if key not in self._by_name}
+        rest = {key: member for key, member in value.items() if key not in self._by_name and key not in self._shown}
         if rest and self._rest is None:
             key = next(iter(rest))
             known = ", ".join(map(repr, self._by_name)) or "none"
@@ -157,8 +157,9 @@ class Shape:
         assert number is not None
         if old is not None:
             seen = self._read_rest(old[number]) if old[number] is not None else {}
-            full = {column.name for column, raw in zip(self.columns, old, strict=True) if raw is not None}
-            seen = {key: member for key, member in seen.items() if key not in full or key not in self._by_name}
+            hidden = {column.name for column, raw in zip(self.columns, old, strict=True) if raw is not None}
+            hidden = (hidden & self._by_name.keys()) | self._shown
+            seen = {key: member for key, member in seen.items() if key not in hidden}
             if _encoded(seen) == _encoded(rest):
                 return
         needed = rest or self.columns[number].not_null

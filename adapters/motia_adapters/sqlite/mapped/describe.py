@@ -64,7 +64,8 @@ def describe(connection: sqlite3.Connection, options: MappedOptions) -> Table:
         for index in indexes
         if index.unique and not _usable(index)
     ]
-    return Table(name, group, id, Shape(name, values), tuple(uniques), tuple(hints))
+    also = (group.name, id.name) if options.include_ids else ()
+    return Table(name, group, id, Shape(name, values, also), tuple(uniques), tuple(hints), options.include_ids)
 
 
 @dataclass(frozen=True, slots=True)

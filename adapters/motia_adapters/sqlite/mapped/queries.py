@@ -14,7 +14,7 @@ def get(view: View, group: str, id: str) -> Item | None:
     if found is None:
         return None
     seq, cells = found
-    return Item(group, id, rows.table.shape.json(cells), view.history.position(seq))
+    return Item(group, id, rows.table.json(group, id, cells), view.history.position(seq))
 
 
 def list_items(view: View, group: str, after: bytes, limit: int) -> tuple[list[Item], bytes | None]:

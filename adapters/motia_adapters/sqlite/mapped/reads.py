@@ -84,14 +84,14 @@ class Rows:
         """Items of a group after an id, and where to go on if there may be more."""
         key = self.table.group.raw(group, "group id")
         rows = lenient(connection, lambda: connection.execute(self._list, (key, after, limit)).fetchall())
-        json, text = self.table.shape.json, self.table.id.text
+        json, text = self.table.json, self.table.id.text
         items: list[Item] = []
         for seq, raw, *cells in rows:
             id = text(raw)
             if id is None:
                 self._warn()
             else:
-                items.append(Item(group, id, json(cells), position(seq)))
+                items.append(Item(group, id, json(group, id, cells), position(seq)))
         return items, _cursor(rows[-1][1]) if len(rows) == limit else None
 
     def groups(self, connection: sqlite3.Connection, after: bytes, limit: int | None) -> tuple[list[str], bytes | None]:
@@ -113,14 +113,14 @@ class Rows:
         return self._rows(connection.execute(f"{self._log} {where}", parameters))
 
     def _rows(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[LogRow]:
-        stream, shape = self.mapped.stream, self.table.shape
+        stream, table = self.mapped.stream, self.table
         for row in rows:
             if row[1] != stream or row[2] == "event":
                 yield _log_row(row, row[5])
-            elif self.table.group.text(row[3]) is None or self.table.id.text(row[4]) is None:
+            elif table.group.text(row[3]) is None or table.id.text(row[4]) is None:
                 self._warn()
             else:
-                yield _log_row(row, shape.json(row[8:]))
+                yield _log_row(row, table.json(row[3], row[4], row[8:]))
 
     def _warn(self) -> None:
         if self.table.name not in _warned:

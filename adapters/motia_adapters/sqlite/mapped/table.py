@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from motia_adapters.sqlite.mapped.cells import Column, Raw, Shape
-from motia_core.errors import InvalidName
+from orjson import dumps
+
+from motia_adapters.sqlite.mapped.cells import Column, Raw, Shape, equal, step
+from motia_core.errors import InvalidName, InvalidValue
 from motia_core.names import check_id
 from motia_core.values import MAX_INTEGER, MIN_INTEGER
 
@@ -90,11 +94,37 @@ class Table:
     """What makes an ``INSERT OR REPLACE`` remove other rows."""
     hints: tuple[tuple[str, str], ...]
     """What ``doctor`` says about it, with the remedies."""
+    include_ids: bool
+    """Whether values show group and id."""
 
     @property
     def columns(self) -> tuple[Column, ...]:
         """The columns of the value."""
         return self.shape.columns
+
+    def value(self, group: str, id: str, cells: Sequence[Raw]) -> dict[str, Any]:
+        """A row as an item's value."""
+        return {**self.shape.value(cells), **self._ids(group, id)}
+
+    def json(self, group: str, id: str, cells: Sequence[Raw]) -> bytes:
+        """A row as an item's encoded value."""
+        return dumps(self.value(group, id, cells))
+
+    def wanted(self, group: str, id: str, value: dict[str, Any]) -> dict[str, Any]:
+        """A value that is to be stored, as it will be read. Raises `InvalidValue` if it shows another id."""
+        ids = self._ids(group, id)
+        for name, member in ids.items():
+            if name in value and not equal(value[name], member):
+                raise InvalidValue(
+                    f"column {name!r} of table {self.name!r} is the item's own {member!r}: leave it out, or as it is",
+                    path=step(name),
+                )
+        return {**value, **ids}
+
+    def _ids(self, group: str, id: str) -> dict[str, str | int]:
+        if not self.include_ids:
+            return {}
+        return {self.group.name: self.group.raw(group, "group id"), self.id.name: self.id.raw(id, "item id")}
 
     def check_names(self, group: str, id: str | None) -> None:
         """Raise `InvalidName` if the columns cannot hold them."""

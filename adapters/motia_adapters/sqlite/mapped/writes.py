@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from motia_adapters.sqlite.failures import primary_code
 from motia_adapters.sqlite.mapped.cells import Raw, step
@@ -92,28 +93,30 @@ class TableWrites:
             return self._send(write, log)
         assert id is not None
         cells = None if found is None else found[1]
-        old = None if cells is None else self._table.shape.json(cells)
+        old = None if cells is None else self._table.json(group, id, cells)
         new = write.resolve(old)
+        wanted: dict[str, Any] = {}
         if new is None:
             if old is None:
                 return None
             self._connection.execute(f"DELETE FROM {self._name} {self._where}", keys)
         else:
-            self._store(keys, new, cells)
+            wanted = self._table.wanted(group, id, decode(new))
+            self._store(keys, wanted, cells)
         mine = [row for row in self._captured(log) if (row[3], row[4]) == (group, id)]
         if not mine:
             raise InvalidValue(f"table {self._table.name!r} ignored it (a trigger of its own did)")
         if new is not None:
-            self._check(new, mine[0])
+            self._check(wanted, mine[0])
         last = mine[-1]
         type: ChangeType = "delete" if new is None else "create" if old is None else "update"
         position = self._transaction.position(last[0])
         return WriteResult(type, group, id, old, None if last[2] == "delete" else last[5], position, position, last[6])
 
-    def _store(self, keys: Sequence[object], new: bytes, old: Sequence[Raw] | None) -> None:
+    def _store(self, keys: Sequence[object], value: dict[str, Any], old: Sequence[Raw] | None) -> None:
         """Insert or update a row, writing only the cells that change."""
         shape = self._table.shape
-        cells = shape.cells(decode(new), old)
+        cells = shape.cells(value, old)
         if old is None:
             row = [cells.get(number) for number in range(len(shape.columns))]
             names = ", ".join([*self._keys, *(quote(column.name) for column in shape.columns)])
@@ -127,9 +130,9 @@ class TableWrites:
         sql = f"UPDATE {self._name} SET {', '.join(changes)} {self._where}"
         self._connection.execute(sql, (*cells.values(), *keys))
 
-    def _check(self, new: bytes, captured: LogRow) -> None:
+    def _check(self, wanted: dict[str, Any], captured: LogRow) -> None:
         """Raise `InvalidValue` if the table holds something else than it was given."""
-        wanted, found = decode(new), {} if captured[5] is None else decode(captured[5])
+        found = {} if captured[5] is None else decode(captured[5])
         key = self._table.shape.difference(wanted, found)
         if key is not None:
             raise InvalidValue(
