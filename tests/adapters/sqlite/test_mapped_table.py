@@ -229,6 +229,7 @@ async def test_a_change_of_shape_begins_history_anew(bench: Any, plain: Plain, w
     (item,) = (await adapter.snapshot(words.DOCS, "g", None, limit=None)).items
     assert (item.id, item.value) == ("z", {key: 1})
     assert item.version > first.version
+    assert other.execute("SELECT count(*) FROM motia_log").fetchone() == (0,)
     again = await bench.watch(adapter)
     other.execute(f"UPDATE orders SET {key} = 2")
     await words.write(adapter, words.put("g", "y", {key: 3}))

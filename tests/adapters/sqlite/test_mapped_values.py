@@ -400,3 +400,28 @@ async def test_values_show_group_and_id_unless_told_otherwise(bench: Any, plain:
     await words.write(adapter, words.remove("g", "1"))
     await watching.until(lambda w: len(w.changes) == 6)
     assert {(change.data["customer"], change.data["id"]) for change in watching.changes} == {("g", 1)}
+
+
+async def test_one_is_not_true(typed: SqliteAdapter, words: Any) -> None:
+    await words.write(typed, words.put("g", "x", {"views": 1, "done": True}))
+    with pytest.raises(InvalidValue, match="not declared BOOLEAN"):
+        await words.write(typed, words.put("g", "x", {"views": True, "done": True}))
+    with pytest.raises(InvalidValue, match="declared BOOLEAN"):
+        await words.write(typed, words.put("g", "x", {"views": 1, "done": 1}))
+
+
+async def test_a_trigger_of_the_users_that_changes_what_is_set_refuses_it(bench: Any, plain: Plain, words: Any) -> None:
+    other = plain()
+    other.execute(ORDERS)
+    other.execute(
+        "CREATE TRIGGER meddle BEFORE UPDATE OF views ON orders BEGIN"
+        " UPDATE orders SET title = 'theirs' WHERE customer = NEW.customer AND code = NEW.code; END"
+    )
+    adapter = await bench.open(mapped=MAPPED)
+    await words.write(adapter, words.put("g", "x", {"title": "a", "views": 1}))
+    head = await adapter.head(words.DOCS)
+    with pytest.raises(InvalidValue, match="would hold") as caught:
+        await words.write(adapter, words.put("g", "x", {"title": "a", "views": 2}))
+    assert caught.value.path in ("$.title", "$.views")
+    assert other.execute("SELECT title, views FROM orders").fetchall() == [("a", 1)]
+    assert await adapter.head(words.DOCS) == head
