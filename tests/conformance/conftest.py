@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from motia_adapters.sqlite.adapter import SqliteAdapter
-from motia_adapters.sqlite.options import SqliteOptions
+from motia_adapters.sqlite.options import MappedOptions, SqliteOptions
 
 from motia_core.adapter import Adapter, Capabilities, StorageSettings, unsupported
 from motia_core.errors import UnsupportedCapability
@@ -142,7 +142,90 @@ class SQLite(Harness):
         return [file for file in self.path.parent.glob("streams.db*") if file.is_file()]
 
 
-BACKENDS: list[type[Memory | SQLite]] = [Memory, Coalesced, Modest, SQLite]
+class SQLiteMapped(SQLite):
+    """A file with a table of the user's for each namespace; `sqlite3` is the other program."""
+
+    name = "sqlite-mapped"
+    columns = ("n", "title", "views", "price", "done", "tags")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.folder = path
+
+    def make(self, settings: StorageSettings) -> Adapter:
+        path = self._path(settings.namespace)
+        self._create(path, f"orders_{settings.namespace}")
+        mapped = MappedOptions(
+            table=f"orders_{settings.namespace}",
+            group_field="customer",
+            id_field="code",
+            rest_field="extra",
+            json_fields=("tags",),
+            include_ids=False,
+        )
+        return SqliteAdapter(settings, SqliteOptions(path=path, mapped=mapped))
+
+    async def wipe(self) -> None:
+        empty = self.folder / "empty"
+        for path in self.folder.glob("*.db"):
+            self._create(empty, f"orders_{path.stem}")
+            for name in ("-wal", "-shm"):
+                path.with_name(path.name + name).unlink(missing_ok=True)
+            empty.replace(path)
+
+    async def restore(self, backup: Any) -> None:
+        for file in self._files():
+            file.unlink()
+        for name, content in backup.items():
+            (self.folder / name).write_bytes(content)
+
+    @asynccontextmanager
+    async def hold(self, settings: StorageSettings, stream: StreamSpec) -> AsyncGenerator[None, None]:
+        self.path = self._path(settings.namespace)
+        async with super().hold(settings, stream):
+            yield
+
+    async def set_out_of_band(
+        self, settings: StorageSettings, stream: StreamSpec, group: str, id: str, value: Any
+    ) -> None:
+        cells = {"customer": group, "code": id, **{name: value.get(name) for name in self.columns}}
+        cells["tags"] = json.dumps(value["tags"]) if "tags" in value else None
+        rest = {key: member for key, member in value.items() if key not in self.columns}
+        cells["extra"] = json.dumps(rest) if rest else None
+        names, marks = ", ".join(cells), ", ".join("?" * len(cells))
+        changes = ", ".join(f"{name} = excluded.{name}" for name in cells)
+        sql = f"INSERT INTO {{table}} ({names}) VALUES ({marks}) ON CONFLICT DO UPDATE SET {changes}"
+        self._run(settings, sql, *cells.values())
+
+    async def delete_out_of_band(self, settings: StorageSettings, stream: StreamSpec, group: str, id: str) -> None:
+        self._run(settings, "DELETE FROM {table} WHERE customer = ? AND code = ?", group, id)
+
+    async def move_out_of_band(
+        self, settings: StorageSettings, stream: StreamSpec, group: str, id: str, to: str
+    ) -> None:
+        self._run(settings, "UPDATE {table} SET customer = ? WHERE customer = ? AND code = ?", to, group, id)
+
+    def _run(self, settings: StorageSettings, sql: str, *parameters: Any) -> None:
+        path = self._path(settings.namespace)
+        with closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as connection:
+            connection.execute(sql.format(table=f"orders_{settings.namespace}"), parameters)
+
+    def _files(self) -> list[Path]:
+        return [file for file in self.folder.glob("*.db*") if file.is_file()]
+
+    def _path(self, namespace: str) -> Path:
+        return self.folder / f"{namespace}.db"
+
+    @staticmethod
+    def _create(path: Path, table: str) -> None:
+        with closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as connection:
+            connection.execute(
+                f"CREATE TABLE IF NOT EXISTS {table} (customer TEXT, code TEXT, n INTEGER, title TEXT, views INTEGER,"
+                " price REAL, done BOOLEAN, tags TEXT, extra TEXT, PRIMARY KEY (customer, code))"
+            )
+
+
+BACKENDS: list[type[Memory | SQLite]] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped]
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from motia_core.adapter import FULL, Capabilities, limited, unsupported
 
 MANAGED = Capabilities(
@@ -32,3 +34,20 @@ MANAGED = Capabilities(
     tested_items=1_000_000,
 )
 """What managed storage in SQLite promises."""
+
+MAPPED = replace(
+    MANAGED,
+    exact_values=limited(
+        "equal by ==: numbers take the kind of their column (1 becomes 1.0 in REAL), NULL is a key that is not there,"
+        " BLOB is base64 text that cannot be written; what a column cannot hold goes to the rest_field or is refused"
+    ),
+    any_ids=limited("TEXT columns: any text; INTEGER columns: decimal numbers of 64 bits"),
+    isolation=limited("one stream is the table, in every namespace"),
+    ttl=unsupported("the table has no place for a deadline"),
+    restore_detection=limited(
+        "what another program writes to a restored file before motia-core opens it passes for the lost history"
+    ),
+    foreign_writes=FULL,
+    tested_items=100_000,
+)
+"""What a mapped table promises."""

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from motia_adapters.sqlite.failures import closed, explain, is_busy
 from motia_adapters.sqlite.history import History, new_epoch
-from motia_core.errors import BackendError
+from motia_adapters.sqlite.mapped.capture import Mapped, install, warn_of_unusable
+from motia_adapters.sqlite.options import MappedOptions
+from motia_core.errors import BackendError, ConfigError
 
 SCHEMA_VERSION = 1
 
@@ -97,8 +99,13 @@ def begin(connection: sqlite3.Connection, deadline: float) -> None:
 class Database:
     """The open file. ``generation`` counts how often it was opened, or could not be."""
 
-    def __init__(self, path: Path, *, synchronous: str, timeout: float) -> None:
+    def __init__(self, path: Path, *, synchronous: str, timeout: float, mapping: MappedOptions | None = None) -> None:
         self.path = path
+        self.mapped: Mapped | None = None
+        """The mapped table as it was last found; changes under the gate."""
+        self.mapping_failure: Exception | None = None
+        """Why the table could not be mapped when it was last looked at."""
+        self._mapping = mapping
         self.timeout = timeout
         self.gate = threading.Lock()
         self.generation = 0
@@ -145,7 +152,7 @@ class Database:
     def open(self) -> None:
         """Open the file (anew, if it is open), making folder and tables, and begin an epoch.
 
-        Called in the writer thread. Raises `BackendError`.
+        Called in the writer thread. Raises `BackendError`, or `ConfigError` if the table cannot be mapped.
         """
         with self.gate:
             # Both must be closed before either opens: SQLite finds the -wal file by name.
@@ -153,6 +160,8 @@ class Database:
             self._close()
             deadline = time.monotonic() + self.timeout
             try:
+                if self._mapping is not None and not self.path.exists():
+                    raise ConfigError(f"sqlite: {self.path} does not exist: a mapped table must be there already")
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._writer = self._connect(deadline)
                 self._create(self._writer, deadline)
@@ -160,16 +169,47 @@ class Database:
                 self._reader.execute(f"PRAGMA busy_timeout = {int(self.timeout * 1000)}")
                 self._reader.execute("PRAGMA query_only = ON")
                 self._reader.execute("SELECT seq FROM motia_clock").fetchone()
-            except (sqlite3.Error, OSError, BackendError) as error:
+                if self.mapped is not None:
+                    warn_of_unusable(self._writer, self.mapped.table, self.path)
+            except (sqlite3.Error, OSError, BackendError, ConfigError) as error:
                 self._close()
                 self.generation += 1
                 self._failure = explain(error, self.path, "open")
+                if isinstance(error, ConfigError):
+                    raise
                 raise self._why_closed() from error
-            self._failure = None
+            self._failure = self.mapping_failure = None
             self._identity = _identify(self.path)
             self._trusted = True
             self._companions = {name: _identify(Path(name)) for name in (f"{self.path}-wal", f"{self.path}-shm")}
             self.generation += 1
+
+    def schema_moved(self) -> bool:
+        """Whether the file's schema has changed since the mapped table was looked at. In the writer thread."""
+        if self.mapped is None:
+            return False
+        (version,) = self.writer.execute("PRAGMA schema_version").fetchone()
+        return bool(version != self.mapped.schema_version)
+
+    def remap(self) -> None:
+        """Look at the mapped table again, and have its changes captured if they are not.
+
+        Called in the writer thread, outside a transaction. Raises `sqlite3.Error` or `ConfigError`.
+        """
+        assert self._mapping is not None
+        connection = self.writer
+        begin(connection, time.monotonic() + self.timeout)
+        try:
+            mapped = install(connection, self._mapping, self.path)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            self.mapping_failure = error if isinstance(error, Exception) else None
+            raise
+        self.mapping_failure = None
+        with self.gate:
+            self.mapped = mapped
 
     def close(self) -> None:
         """Close both connections."""
@@ -228,6 +268,8 @@ class Database:
             connection.execute("PRAGMA journal_size_limit = 67108864")
             connection.execute("PRAGMA cache_size = -16384")
             connection.execute("PRAGMA temp_store = MEMORY")
+            if self._mapping is not None:
+                connection.execute("PRAGMA foreign_keys = ON")
         except BaseException:
             connection.close()
             raise
@@ -255,6 +297,8 @@ class Database:
             else:
                 history.read(connection)
                 history.begin_epoch(connection)
+            if self._mapping is not None:
+                self.mapped = install(connection, self._mapping, self.path)
             connection.execute("COMMIT")
         except BaseException:
             with contextlib.suppress(sqlite3.Error):

@@ -43,6 +43,8 @@ def diagnose(view: View, path: Path, synchronous: str) -> list[Finding]:
                 "move it to a local disk, or choose a storage that is a server",
             )
         )
+    if view.rows is not None:
+        findings += view.rows.diagnose(connection)
     if size <= _QUICK:
         problems = [problem for (problem,) in connection.execute("PRAGMA quick_check(5)") if problem != "ok"]
         findings += [Finding("error", f"damaged: {problem}", "restore the file from a backup") for problem in problems]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from motia_core.errors import BackendError, BackendUnavailable
+from motia_core.errors import BackendError, BackendUnavailable, ConfigError
 
 _REMEDIES = {
     sqlite3.SQLITE_BUSY: "another program holds a transaction open: end it, or raise the storage's timeout",
@@ -51,6 +51,10 @@ def explain(cause: Exception, path: Path, doing: str) -> BackendError:
     if isinstance(cause, BackendError):
         error = type(cause)(str(cause))
         error.__cause__ = cause.__cause__
+        return error
+    if isinstance(cause, ConfigError):  # of a mapped table that has changed meanwhile
+        error = BackendError(str(cause))
+        error.__cause__ = cause
         return error
     error = BackendError(f"sqlite: cannot {doing} {path}: {cause}")
     error.__cause__ = cause

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from motia_adapters.sqlite.capabilities import MANAGED
+from motia_adapters.sqlite.capabilities import MANAGED, MAPPED
 from motia_adapters.sqlite.options import SqliteOptions, options_from_url
 from motia_core.adapter import Adapter, AdapterPlugin, StorageSettings
 from motia_core.hookspecs import hookimpl
@@ -23,7 +23,7 @@ PLUGIN = AdapterPlugin(
     options=SqliteOptions,
     load=_load,
     from_url=options_from_url,
-    modes={"managed": MANAGED},
+    modes={"managed": MANAGED, "mapped": MAPPED},
     install="a Python that was built with its sqlite3 module",
 )
 

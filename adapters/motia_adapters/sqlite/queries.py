@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from motia_adapters.sqlite.history import History
+from motia_adapters.sqlite.mapped.reads import Rows, lenient
 from motia_adapters.sqlite.transaction import LogRow
 from motia_core.errors import PositionExpired
 from motia_core.model import Change, Item, Snapshot
@@ -22,6 +23,10 @@ LIST_PAGE = 5_000
 _COLUMNS = "seq, stream, type, grp, id, json, ts, event_type"
 
 
+class SchemaMoved(Exception):
+    """The file's schema has changed: what is known of the mapped table may be wrong."""
+
+
 class View:
     """One read transaction: its connection, its moment, and the history as of then."""
 
@@ -29,17 +34,25 @@ class View:
         self.connection = connection
         self.history = History()
         self.now = 0.0
+        self.rows: Rows | None = None
+        """The mapped table, if there is one."""
         self._namespace = namespace
         self._streams: dict[str, int] = {}
 
     def refresh(self) -> None:
-        """Begin anew, at the start of a read transaction."""
+        """Begin anew, at the start of a read transaction. Raises `SchemaMoved`."""
+        if self.rows is not None:
+            (version,) = self.connection.execute("PRAGMA schema_version").fetchone()
+            if version != self.rows.mapped.schema_version:
+                raise SchemaMoved
         self.now = time.time()
         if self.history.read(self.connection):
             self._streams.clear()
 
     def stream(self, name: str) -> int | None:
         """The number of a stream, if it has one yet."""
+        if self.rows is not None and not name.startswith("$"):
+            return self.rows.mapped.stream
         found = self._streams.get(name)
         if found is None:
             row = self.connection.execute(
@@ -54,6 +67,13 @@ class View:
         """The sequence number up to which a stream's log is gone."""
         row = self.connection.execute("SELECT floor FROM motia_streams WHERE id = ?", (stream,)).fetchone()
         return row[0] if row else 0
+
+    def log(self, where: str, parameters: Sequence[object]) -> tuple[list[LogRow], bool]:
+        """A portion of the log: rows up to a page's size, and whether there may be more."""
+        connection, rows = self.connection, self.rows
+        if rows is None:
+            return _portion(connection.execute(f"SELECT {_COLUMNS} FROM motia_log AS l {where}", parameters))
+        return lenient(connection, lambda: _portion(rows.log(connection, where, parameters)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,12 +170,7 @@ def page(view: View, name: str, after: str) -> Page:
     """The changes of one stream that follow position ``after``. Raises `PositionExpired`."""
     stream = view.stream(name)
     seq = view.history.number(after, view.floor(stream))
-    rows, full = _portion(
-        view.connection.execute(
-            f"SELECT {_COLUMNS} FROM motia_log WHERE stream = ? AND seq > ? ORDER BY seq LIMIT ?",
-            (stream, seq, PAGE),
-        )
-    )
+    rows, full = view.log("WHERE l.stream = ? AND l.seq > ? ORDER BY l.seq LIMIT ?", (stream, seq, PAGE))
     changes = tuple(to_change(name, row, view.history.position(row[0])) for row in rows)
     return Page(changes, changes[-1].position if full else view.history.head)
 
@@ -173,12 +188,8 @@ def stretch(view: View, names: Mapping[int, str], after: str) -> Stretch:
     gapped = view.connection.execute(f"SELECT id FROM motia_streams WHERE id IN ({marks}) AND floor > ?", (*names, seq))
     missing = frozenset(stream for (stream,) in gapped.fetchall())
     # "+stream": walk the log by number; the rows of one stream alone lie together in its index.
-    which = "stream = ?" if len(names) == 1 else f"+stream IN ({marks})"
-    rows, full = _portion(
-        view.connection.execute(
-            f"SELECT {_COLUMNS} FROM motia_log WHERE {which} AND seq > ? ORDER BY seq LIMIT ?", (*names, seq, PAGE)
-        )
-    )
+    which = "l.stream = ?" if len(names) == 1 else f"+l.stream IN ({marks})"
+    rows, full = view.log(f"WHERE {which} AND l.seq > ? ORDER BY l.seq LIMIT ?", (*names, seq, PAGE))
     changes: dict[int, list[Change]] = {}
     for row in rows:
         changes.setdefault(row[1], []).append(to_change(names[row[1]], row, history.position(row[0])))

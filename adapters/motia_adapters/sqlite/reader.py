@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from motia_adapters.sqlite.database import Database
 from motia_adapters.sqlite.failures import closed, explain
-from motia_adapters.sqlite.queries import View, head
+from motia_adapters.sqlite.mapped.reads import Rows
+from motia_adapters.sqlite.queries import SchemaMoved, View, head
 from motia_core.adapter import StorageSettings
 from motia_core.errors import BackendError, BackendUnavailable, MotiaError
 
@@ -122,8 +123,13 @@ class Reader(threading.Thread):
     def _serve(self, jobs: Sequence[_Job]) -> None:
         try:
             self._check_file()
-            with self._database.gate:
-                self._read(jobs)
+            try:
+                with self._database.gate:
+                    self._read(jobs)
+            except SchemaMoved:
+                self._ask_to_reopen()
+                with self._database.gate:
+                    self._read(jobs)
         except Exception as error:
             for job in jobs:
                 job.error = job.error or self._explain(error)
@@ -152,16 +158,23 @@ class Reader(threading.Thread):
             self._view = View(self._database.reader, self._namespace)
             self._generation = self._database.generation
             self._data_version = -1
-        return self._view
+        view, mapped = self._view, self._database.mapped
+        if mapped is not None and (view.rows is None or view.rows.mapped is not mapped):
+            view.rows = Rows(mapped)
+        return view
 
     def _check_file(self) -> None:
         """Let the writer open the file anew if it was replaced, and wait for that."""
         if not self._database.intact():
-            done = threading.Event()
-            self._reopen(done)
-            done.wait(self._database.timeout)
+            self._ask_to_reopen()
             if self._database.is_open and not self._database.intact():
                 raise BackendUnavailable(f"sqlite: {self._database.path} was replaced, and is not yet open anew")
+
+    def _ask_to_reopen(self) -> None:
+        """Let the writer look at the file and the mapped table again."""
+        done = threading.Event()
+        self._reopen(done)
+        done.wait(self._database.timeout)
 
     def _poll(self) -> None:
         """Tell the loop if the head is not where it was last seen."""
@@ -181,6 +194,12 @@ class Reader(threading.Thread):
                     found = head(view)
                 finally:
                     connection.execute("ROLLBACK")
+        except SchemaMoved:
+            self._data_version = -1
+            self._ask_to_reopen()
+            if self._database.mapping_failure is not None:
+                self._post(self._moved, self._explain(self._database.mapping_failure))
+            return
         except Exception as error:
             self._post(self._moved, self._explain(error))
             return
@@ -190,6 +209,10 @@ class Reader(threading.Thread):
 
     def _explain(self, cause: Exception) -> BackendError:
         """An error of its own for each caller."""
+        if isinstance(cause, SchemaMoved):
+            cause = self._database.mapping_failure or BackendUnavailable(
+                f"sqlite: the tables of {self._database.path} are being changed"
+            )
         return explain(cause, self._database.path, "read")
 
 

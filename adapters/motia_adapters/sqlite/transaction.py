@@ -124,6 +124,19 @@ class Transaction:
         return self.before if self._seq == self._first_seq else format_position(self._seq, self.epoch)
 
     @property
+    def seq(self) -> int:
+        """The last number that this transaction took."""
+        return self._seq
+
+    def advance(self) -> None:
+        """Take note of the numbers that triggers took."""
+        self._seq, self._ts = self._connection.execute("SELECT seq, ts FROM motia_clock").fetchone()
+
+    def position(self, seq: int) -> str:
+        """The position of a number, be it taken by this transaction or before it."""
+        return format_position(seq, self.epoch) if seq > self._first_seq else self._history.position(seq)
+
+    @property
     def dirty(self) -> bool:
         """Whether there is anything to commit."""
         return self._seq != self._first_seq or bool(self.entered) or self.epoch_begun
@@ -257,7 +270,7 @@ class Transaction:
     def _version(self, row: Row | None) -> str | None:
         if row is None or (row[2] is not None and row[2] <= self._now):
             return None
-        return format_position(row[1], self.epoch) if row[1] > self._first_seq else self._history.position(row[1])
+        return self.position(row[1])
 
     def _take(
         self,

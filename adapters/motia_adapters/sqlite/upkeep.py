@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from motia_adapters.sqlite.database import Database, begin
+from motia_adapters.sqlite.mapped.capture import Mapped
 from motia_adapters.sqlite.transaction import EXPIRED, LogRow
 from motia_core.adapter import Retention
 
@@ -30,6 +31,7 @@ class Trimmer:
         self._trimmed: dict[int, float] = {}
         self._cuts: dict[int, int] = {}
         self._next_aging = 0.0
+        self._mapped_seen = 0
 
     def restart(self) -> None:
         """Forget what was counted: another file may lie at the path."""
@@ -44,8 +46,14 @@ class Trimmer:
         for row in log:
             added[row[1]] = added.get(row[1], 0) + 1
 
-    def due(self, connection: sqlite3.Connection) -> list[int]:
+    def due(self, connection: sqlite3.Connection, mapped: Mapped | None = None) -> list[int]:
         """The streams that are worth a look now."""
+        if mapped is not None:
+            # Others write to it, too: any number that was taken may be a change of it.
+            (seq,) = connection.execute("SELECT seq FROM motia_clock").fetchone()
+            if seq != self._mapped_seen:
+                self._added[mapped.stream] = self._added.get(mapped.stream, 0) + max(seq - self._mapped_seen, 1)
+                self._mapped_seen = seq
         now = time.monotonic()
         due: list[int] = []
         age = self._retention.age
@@ -53,7 +61,7 @@ class Trimmer:
             # Also the first round: another process may have left more than we keep.
             self._next_aging = now + (min(max(age / 10, 1.0), 60.0) if age is not None else 3600.0)
             rows = connection.execute("SELECT id FROM motia_streams WHERE namespace = ?", (self._namespace,))
-            due = [stream for (stream,) in rows.fetchall()]
+            due = [stream for (stream,) in rows.fetchall()] + ([mapped.stream] if mapped is not None else [])
         if self._retention.count is not None:
             due += [
                 stream
@@ -62,7 +70,7 @@ class Trimmer:
             ]
         return due
 
-    def trim(self, connection: sqlite3.Connection, stream: int) -> bool:
+    def trim(self, connection: sqlite3.Connection, stream: int, mapped: Mapped | None = None) -> bool:
         """Delete a portion of what a stream's log has too much, with the mark of how far. Whether more is left.
 
         Inside a write transaction.
@@ -79,6 +87,8 @@ class Trimmer:
         if found:
             connection.execute("UPDATE motia_streams SET floor = max(floor, ?) WHERE id = ?", (last, stream))
             connection.execute("DELETE FROM motia_log WHERE stream = ? AND seq <= ?", (stream, last))
+            if mapped is not None and mapped.stream == stream:
+                connection.execute(f"DELETE FROM motia_rows_{stream} WHERE seq <= ?", (last,))
         if found == portion:
             return True
         del self._cuts[stream]
@@ -132,7 +142,10 @@ class Upkeep:
                 if interrupted():
                     self._next = 0.0
                     return
-        for stream in self._trimmer.due(connection):
+        mapped = self._database.mapped
+        if mapped is not None:
+            self._clear(connection, mapped)
+        for stream in self._trimmer.due(connection, mapped):
             while self._trim(connection, stream):
                 if interrupted():
                     self._next = 0.0
@@ -142,13 +155,25 @@ class Upkeep:
     def _trim(self, connection: sqlite3.Connection, stream: int) -> bool:
         begin(connection, time.monotonic() + self._database.timeout)
         try:
-            more = self._trimmer.trim(connection, stream)
+            if self._database.schema_moved():
+                connection.execute("ROLLBACK")
+                return False
+            more = self._trimmer.trim(connection, stream, self._database.mapped)
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
         return more
+
+    def _clear(self, connection: sqlite3.Connection, mapped: Mapped) -> None:
+        """Forget rows that an insert was in the way of and did not replace: INSERT OR IGNORE leaves them."""
+        if self._database.schema_moved():
+            self._database.remap()
+            return
+        table = f"motia_replaced_{mapped.stream}"
+        if connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone() is not None:
+            connection.execute(f"DELETE FROM {table}")
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Start the WAL file anew where readers that never pause have let it grow."""

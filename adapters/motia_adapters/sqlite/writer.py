@@ -15,10 +15,12 @@ from queue import Empty, SimpleQueue
 from motia_adapters.sqlite.database import Database, begin
 from motia_adapters.sqlite.failures import explain, is_busy, primary_code
 from motia_adapters.sqlite.history import History
+from motia_adapters.sqlite.mapped.reads import Rows
+from motia_adapters.sqlite.mapped.writes import TableWrites, Undone, is_refusal, refusal
 from motia_adapters.sqlite.transaction import LogRow, Streams, Transaction, Unit
 from motia_adapters.sqlite.upkeep import PORTION, Trimmer, Upkeep
 from motia_core.adapter import StorageSettings
-from motia_core.errors import BackendError, OutcomeUnknown
+from motia_core.errors import BackendError, ConfigError, MotiaError, OutcomeUnknown
 
 MAX_UNITS = 256
 """Calls that share one transaction, at most."""
@@ -56,7 +58,7 @@ class Writer(threading.Thread):
         settings: StorageSettings,
         loop: AbstractEventLoop,
         *,
-        opened: Callable[[BackendError | None], None],
+        opened: Callable[[MotiaError | None], None],
         settle: Settle,
         ended: Callable[[], None],
     ) -> None:
@@ -79,7 +81,7 @@ class Writer(threading.Thread):
         """The thread's life."""
         try:
             self._database.open()
-        except BackendError as error:
+        except (BackendError, ConfigError) as error:
             self._post(self._opened, error)
             self._post(self._ended)
             return
@@ -115,8 +117,9 @@ class Writer(threading.Thread):
                     if len(units) >= MAX_UNITS or size >= MAX_BYTES:
                         break
                 else:
-                    with contextlib.suppress(BackendError):
+                    with contextlib.suppress(BackendError, ConfigError, sqlite3.Error):
                         self._check_file()
+                        self._check_schema()
                     item.set()
                 item = queue.get_nowait()
         except Empty:
@@ -134,6 +137,11 @@ class Writer(threading.Thread):
             self._history = History()
             self._trimmer.restart()
 
+    def _check_schema(self) -> None:
+        """Look at the mapped table again if the schema has changed."""
+        if self._database.schema_moved():
+            self._database.remap()
+
     def _write(self, units: list[Unit]) -> list[Unit]:
         """Commit the units, or fail them; returns those that must wait for a lock a little longer."""
         units = [unit for unit in units if not unit.future.cancelled()]
@@ -148,8 +156,12 @@ class Writer(threading.Thread):
             self._fail([unit for unit in units if unit.deadline <= now], error)
             return [unit for unit in units if unit.deadline > now]
         try:
-            transaction.apply(units)
+            mapped = self._database.mapped
+            of_table = [unit for unit in units if mapped is not None and not unit.spec.hidden]
+            transaction.apply([unit for unit in units if mapped is None or unit.spec.hidden])
             transaction.flush()
+            if mapped is not None and of_table:
+                TableWrites(self._database.writer, Rows(mapped), transaction).apply(of_table)
         except Exception as error:
             self._roll_back()
             if len(units) > 1 and primary_code(error) in (sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISMATCH, 0):
@@ -159,6 +171,10 @@ class Writer(threading.Thread):
         try:
             commit = self._commit(transaction)
         except (sqlite3.Error, OutcomeUnknown) as error:
+            if isinstance(error, sqlite3.Error) and is_refusal(error):  # a deferred foreign key
+                if len(units) > 1:
+                    return [late for unit in units for late in self._write([unit])]
+                return self._fail(units, Undone(refusal(mapped.table.name if mapped else "", error)))
             return self._fail(units, error)
         self._post(self._settle, units, commit)
         return []
@@ -168,9 +184,13 @@ class Writer(threading.Thread):
             self._check_file()
             connection = self._database.writer
             begin(connection, deadline)
-            if self._database.intact():
+            if not self._database.intact():
+                self._roll_back()
+            elif self._database.schema_moved():
+                self._roll_back()
+                self._database.remap()
+            else:
                 break
-            self._roll_back()
         try:
             return Transaction(connection, self._history, self._streams)
         except BaseException:
@@ -186,7 +206,7 @@ class Writer(threading.Thread):
             self._database.writer.execute("COMMIT")
         except sqlite3.Error as error:
             self._roll_back()
-            if primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL):
+            if primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL) or is_refusal(error):
                 raise
             raise OutcomeUnknown(
                 f"sqlite: cannot tell whether a commit to {self._database.path} has happened: {error}"
@@ -205,7 +225,9 @@ class Writer(threading.Thread):
 
     def _fail(self, units: list[Unit], cause: Exception) -> list[Unit]:
         for unit in units:
-            unit.error = unit.error or explain(cause, self._database.path, "write to")
+            if unit.error is None:
+                path = self._database.path
+                unit.error = cause.reason if isinstance(cause, Undone) else explain(cause, path, "write to")
         if units:
             self._post(self._settle, units, None)
         return []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from motia_adapters.sqlite.capabilities import MANAGED
+from motia_adapters.sqlite.capabilities import MANAGED, MAPPED
 from motia_adapters.sqlite.options import SqliteOptions, options_from_url
 from motia_adapters.sqlite.plugin import PLUGIN, motia_register_adapters
 from pydantic import ValidationError
@@ -69,7 +69,7 @@ def test_a_relative_path_starts_at_the_current_directory(tmp_path: Path, monkeyp
 def test_the_plugin_introduces_itself_without_loading_the_driver() -> None:
     assert motia_register_adapters() == [PLUGIN]
     assert isinstance(PLUGIN, AdapterPlugin)
-    assert PLUGIN.modes == {"managed": MANAGED}
+    assert PLUGIN.modes == {"managed": MANAGED, "mapped": MAPPED}
     program = "import sys; from motia_adapters.sqlite import plugin; print('sqlite3' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     output = subprocess.run(
