@@ -152,6 +152,7 @@ def acknowledge(snapshot: Snapshot, version: str) -> None:
         p.gap = None
         p.era, p.read = record.era, snapshot.gap[1]
         p.done = set(record.done)
+    p.gate()
     for entry in snapshot.buried:
         del p.dying[entry]
         saved = _saved(entry, entry.runs)

@@ -102,6 +102,7 @@ class Crew:
     def forget(self, partition: Partition) -> None:
         """The partition is not ours any more: cancel its handlers; its keys wait until they have ended."""
         partition.gone = True
+        partition.gate()
         self.parts.pop(partition.number, None)
         self.unsaved -= partition.unsaved
         partition.unsaved = partition.finished = 0

@@ -112,6 +112,8 @@ class Partition:
         """Changes that are lost: from (exclusive), to (inclusive), why."""
         self.limit: str | None = None
         """Why nothing more is read, for as long as that is so."""
+        self.closed = True
+        """Nothing may go straight to the workers."""
         self.trying: Entry | None = None
         """While careful: the one entry whose turn it is."""
         self.attempts: dict[str, Snapshot] = {}
@@ -129,10 +131,9 @@ class Partition:
         """Owners died here again and again: one handler at a time, written down first."""
         return self.crashes >= CAREFUL_AFTER
 
-    @property
-    def closed(self) -> bool:
-        """Nothing may go straight to the workers."""
-        return self.draining or self.gone or not self.loaded or self.gap is not None or self.careful
+    def gate(self) -> None:
+        """Something has changed that opens or shuts it."""
+        self.closed = self.draining or self.gone or not self.loaded or self.gap is not None or self.careful
 
     def offer(self, entry: Entry) -> None:
         """It is this entry's turn."""
@@ -145,6 +146,7 @@ class Partition:
 
     def reopen(self) -> None:
         """A gate may have opened."""
+        self.gate()
         if not self.closed:
             if self.held:
                 self.room.ready.extend(self.held)
@@ -223,6 +225,7 @@ class Partition:
             self._chain(entry)
         self.stored_count = len(entries)
         self.loaded = True
+        self.gate()
         heads: dict[OrderKey, Entry] = {}
         for entry in self.stored.values():
             heads.setdefault(entry.key, entry)
@@ -315,6 +318,7 @@ class Partition:
     def drain(self) -> None:
         """Nothing starts any more; what runs may end."""
         self.draining = True
+        self.gate()
         entry = self.trying
         if entry is not None and entry not in self.running:
             self.trying = None
@@ -393,6 +397,7 @@ class Partition:
     def lost(self, floor: str, reason: str) -> None:
         """The history after `read` is gone: say so before anything else of this partition starts (rule 21)."""
         self.gap = (self.read, floor, reason)
+        self.gate()
         self.room.hurry()
 
     @property
