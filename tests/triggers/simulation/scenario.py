@@ -258,6 +258,7 @@ class _Scene:
         self.world.plan = Plan()
         for host in loop.hosts:
             host.dead = host.paused = False
+
         async def end() -> None:
             for _ in range(20):
                 tasks = [task for task in asyncio.all_tasks(loop) if task is not asyncio.current_task()]

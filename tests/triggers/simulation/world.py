@@ -89,9 +89,7 @@ class World:
         self.context.run(HOST.set, loop.world)
         self.store = MemoryStore(clock=lambda: 1.8e9 + loop.time())
         self.store.identity = "s"
-        self.server = MemoryAdapter(
-            StorageSettings("default", retention=Retention(count=retention)), self.store
-        )
+        self.server = MemoryAdapter(StorageSettings("default", retention=Retention(count=retention)), self.store)
         self.processes: list[Process] = []
         self.gates = 0
         self.faults: list[tuple[int, Fault, str]] = []
