@@ -51,9 +51,12 @@ class Crew:
         self.max_attempts = trigger.attempts
         self.window = trigger.window
         self.order_key = trigger.order_key
+        self.topic = trigger.topic
         self.hurry = hurry
         self.eased: Callable[[], None] = _nothing
         """Called when entries have been taken off `ready`."""
+        self.covered: Callable[[list[str]], None] = _forget
+        """Called with messages that the store knows to be settled."""
         self._clock = clock
         self._alarm = alarm
         self._rng = rng
@@ -82,6 +85,10 @@ class Crew:
         """A flush was acknowledged: there is room again."""
         self.pump()
         self.eased()
+
+    def cover(self, messages: list[str]) -> None:
+        """The store knows that these messages are settled."""
+        self.covered(messages)
 
     def retry(self, entry: Entry) -> None:
         """Full jitter: anything up to a bound that doubles (rule 14)."""
@@ -350,4 +357,8 @@ class _Run:
 
 
 def _nothing() -> None:
+    pass
+
+
+def _forget(messages: list[str]) -> None:
     pass

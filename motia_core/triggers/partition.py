@@ -39,6 +39,7 @@ class Room(Protocol):
     window: int
     """Settled changes that one that still runs may hold back."""
     order_key: Callable[[Change], OrderKey]
+    topic: str | None
 
     def hurry(self) -> None:
         """Something waits for a flush."""
@@ -51,6 +52,9 @@ class Room(Protocol):
 
     def saved(self) -> None:
         """A flush was acknowledged: there is room again."""
+
+    def cover(self, messages: list[str]) -> None:
+        """The store knows that these messages are settled."""
 
 
 class Partition:
@@ -72,6 +76,7 @@ class Partition:
         self.era = record.era
         self.crashes = record.crashes
         self.skip_list = record.skip
+        self.fresh = record.fresh
         self.stored_count = record.parked
 
         self.read = record.cursor
@@ -103,6 +108,8 @@ class Partition:
         self.finished = 0
         """Settled since the last snapshot that was acknowledged."""
 
+        self.covered: list[str] = []
+        """Of a queue: messages that were settled since the last acknowledged flush."""
         self.loaded = False
         self.draining = False
         """To be given back: nothing starts any more."""
@@ -351,6 +358,8 @@ class Partition:
     def settle(self, entry: Entry) -> None:
         """It has succeeded, or its dead letter is stored."""
         entry.state = State.DONE
+        if self.room.topic is not None and entry.change.id is not None:
+            self.covered.append(entry.change.id)
         if entry.stored:
             self.deletes.append(entry)
             self.stored.pop(entry.position, None)
@@ -393,6 +402,28 @@ class Partition:
             self.trying = None
         if self.careful:
             self.try_next()
+
+    def recover(self, messages: list[Change], position: str, hash_of: Callable[[OrderKey], int]) -> None:
+        """Of a queue: take up what lies in it at a position, and go on from there.
+
+        The messages are parked before anything else starts; what is known already is left out.
+        """
+        known = {entry.change.id for entry in (*self.order, *self.stored.values())}
+        known.update(self.covered)
+        low, high = self.hashes
+        for change in messages:
+            key = self.room.order_key(change)
+            hash16 = hash_of(key)
+            if change.id in known or not low <= hash16 < high:
+                continue
+            entry = Entry(self, change, key, hash16, self.read, self.era)
+            self.order.append(entry)
+            self.open += 1
+            first = key not in self.tails
+            self._chain(entry)
+            if first:
+                self.held.append(entry)
+        self.lost(position, "")
 
     def lost(self, floor: str, reason: str) -> None:
         """The history after `read` is gone: say so before anything else of this partition starts (rule 21)."""
