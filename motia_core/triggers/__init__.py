@@ -15,15 +15,18 @@ from motia_core.triggers.definition import (
     TriggerStatus,
     item_key,
 )
+from motia_core.triggers.queues import QUEUE, Queue, queue_trigger
 from motia_core.triggers.runner import Runner
 
 __all__ = [
+    "QUEUE",
     "Clock",
     "DeadLetter",
     "DeadLetters",
     "Gap",
     "OrderKey",
     "PartitionStatus",
+    "Queue",
     "Report",
     "RunInfo",
     "Runner",
@@ -31,4 +34,5 @@ __all__ = [
     "Trigger",
     "TriggerStatus",
     "item_key",
+    "queue_trigger",
 ]

@@ -39,6 +39,8 @@ class Snapshot:
     revived: list[Entry] = field(default_factory=list)
     gap: tuple[str, str, str] | None = None
     release: bool = False
+    covered: int = 0
+    """Of a queue: how many of its settled messages."""
 
 
 class _Room:
@@ -65,6 +67,7 @@ def take(partition: Partition, *, nonce: str, max_writes: int, max_bytes: int, m
         writes=[],
         size=4_096,
         finished=p.finished,
+        covered=len(p.covered),
     )
     passing: set[Entry] = set()
     complete = _delete(snapshot, room)
@@ -74,7 +77,8 @@ def take(partition: Partition, *, nonce: str, max_writes: int, max_bytes: int, m
     cursor, held_back = reach(p, passing)
     if p.gap is not None and not p.draining and complete and not held_back and room.take(1, 1_024):
         snapshot.gap = p.gap
-        _report_gap(snapshot, p.gap)
+        if p.room.topic is None:
+            _report_gap(snapshot, p.gap)
         cursor = p.gap[1]
     if snapshot.gap is None:
         settled = [e.position for e in held_back if e.state == State.DONE or (e in passing and e.state == State.DYING)]
@@ -82,11 +86,11 @@ def take(partition: Partition, *, nonce: str, max_writes: int, max_bytes: int, m
         settled += p.done
         done = sorted({position for position in settled if position > cursor})
     else:
-        done = sorted(position for position in p.done if position > cursor) if p.gap and p.gap[1] > p.read else []
+        done = sorted(position for position in p.done if position > cursor) if p.gap and p.gap[1] >= p.read else []
     snapshot.release = p.draining and not p.running and complete
     # What was only written down before it starts moves the cursor too, and proves nothing.
     alive = p.finished > 0 or bool(snapshot.buried) if p.careful else cursor != p.cursor
-    new_era = snapshot.gap is not None and not snapshot.gap[1] > p.read
+    new_era = snapshot.gap is not None and snapshot.gap[1] < p.read
     snapshot.record = PartitionRecord(
         owner=None if snapshot.release else p.owner,
         epoch=p.epoch,
@@ -100,6 +104,7 @@ def take(partition: Partition, *, nonce: str, max_writes: int, max_bytes: int, m
         + len(snapshot.revived)
         - sum(e.stored for e in (*snapshot.deleted, *snapshot.buried)),
         skip=[part for part in p.skip_list if part[2] > cursor and not new_era],
+        fresh=p.fresh and snapshot.gap is None,
     )
     record = put(part_group(p.uid), part_id(p.number), snapshot.record.encode(), p.version)
     snapshot.writes.insert(0, record)
@@ -123,7 +128,7 @@ def acknowledge(snapshot: Snapshot, version: str) -> None:
     p = snapshot.partition
     record = snapshot.record
     p.version, p.nonce = version, record.nonce
-    p.cursor, p.crashes, p.skip_list = record.cursor, record.crashes, record.skip
+    p.cursor, p.crashes, p.skip_list, p.fresh = record.cursor, record.crashes, record.skip, record.fresh
     p.stored_count = record.parked
     p.unsettled = p.alone = False
     p.attempts.clear()
@@ -139,6 +144,9 @@ def acknowledge(snapshot: Snapshot, version: str) -> None:
         if entry.attempts == attempts:
             entry.unwritten = False
         saved += _saved(entry, runs)
+    if snapshot.covered:
+        p.room.cover(p.covered[: snapshot.covered])
+        del p.covered[: snapshot.covered]
     gone = {id(entry) for entry in snapshot.deleted}
     p.deletes = [entry for entry in p.deletes if id(entry) not in gone]
     for entry in snapshot.deleted:
@@ -152,6 +160,7 @@ def acknowledge(snapshot: Snapshot, version: str) -> None:
         p.gap = None
         p.era, p.read = record.era, snapshot.gap[1]
         p.done = set(record.done)
+    p.gate()
     for entry in snapshot.buried:
         del p.dying[entry]
         saved = _saved(entry, entry.runs)
@@ -162,6 +171,8 @@ def acknowledge(snapshot: Snapshot, version: str) -> None:
             p.stored.pop(entry.position, None)
             p.open += 1  # which `settle` takes away again
         p.settle(entry)
+        if p.room.topic is not None:
+            p.room.cover([p.covered.pop()])
     revived = {id(entry) for entry in snapshot.revived}
     p.revivals = [entry for entry in p.revivals if id(entry) not in revived]
     for entry in snapshot.revived:

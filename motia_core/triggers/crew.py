@@ -51,9 +51,12 @@ class Crew:
         self.max_attempts = trigger.attempts
         self.window = trigger.window
         self.order_key = trigger.order_key
+        self.topic = trigger.topic
         self.hurry = hurry
         self.eased: Callable[[], None] = _nothing
         """Called when entries have been taken off `ready`."""
+        self.covered: Callable[[list[str]], None] = _forget
+        """Called with messages that the store knows to be settled."""
         self._clock = clock
         self._alarm = alarm
         self._rng = rng
@@ -83,6 +86,10 @@ class Crew:
         self.pump()
         self.eased()
 
+    def cover(self, messages: list[str]) -> None:
+        """The store knows that these messages are settled."""
+        self.covered(messages)
+
     def retry(self, entry: Entry) -> None:
         """Full jitter: anything up to a bound that doubles (rule 14)."""
         trigger = self.trigger
@@ -102,6 +109,7 @@ class Crew:
     def forget(self, partition: Partition) -> None:
         """The partition is not ours any more: cancel its handlers; its keys wait until they have ended."""
         partition.gone = True
+        partition.gate()
         self.parts.pop(partition.number, None)
         self.unsaved -= partition.unsaved
         partition.unsaved = partition.finished = 0
@@ -349,4 +357,8 @@ class _Run:
 
 
 def _nothing() -> None:
+    pass
+
+
+def _forget(messages: list[str]) -> None:
     pass

@@ -51,8 +51,10 @@ class Trigger:
     """The user's condition, asked when it is the change's turn; raising is a failed attempt."""
     order_key: Callable[[Change], OrderKey] = item_key
     """Changes with the same key are handled one after the other."""
+    topic: str | None = None
+    """Of a queue trigger (`motia_core.triggers.queues`): the group whose items are its messages."""
     start: Literal["now", "beginning"] = "now"
-    """Where a trigger that the store has never seen begins."""
+    """Where a trigger that the store has never seen begins. A queue's beginning is what lies in it."""
     attempts: int = 5
     """Failed attempts after which a change is a dead letter."""
     backoff: float = 1.0

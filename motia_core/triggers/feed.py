@@ -64,7 +64,6 @@ class Feed:
         """Feed a partition from what it has read on."""
         if self._closed or partition.gone:
             return
-        crew.eased = self.ease
         self._joining[partition] = crew
         if self._gathering is None:
             self._gathering = asyncio.create_task(self._gather(), name=f"motia-feed-{self.spec.name}")

@@ -39,6 +39,7 @@ class Room(Protocol):
     window: int
     """Settled changes that one that still runs may hold back."""
     order_key: Callable[[Change], OrderKey]
+    topic: str | None
 
     def hurry(self) -> None:
         """Something waits for a flush."""
@@ -51,6 +52,9 @@ class Room(Protocol):
 
     def saved(self) -> None:
         """A flush was acknowledged: there is room again."""
+
+    def cover(self, messages: list[str]) -> None:
+        """The store knows that these messages are settled."""
 
 
 class Partition:
@@ -72,6 +76,7 @@ class Partition:
         self.era = record.era
         self.crashes = record.crashes
         self.skip_list = record.skip
+        self.fresh = record.fresh
         self.stored_count = record.parked
 
         self.read = record.cursor
@@ -103,6 +108,8 @@ class Partition:
         self.finished = 0
         """Settled since the last snapshot that was acknowledged."""
 
+        self.covered: list[str] = []
+        """Of a queue: messages that were settled since the last acknowledged flush."""
         self.loaded = False
         self.draining = False
         """To be given back: nothing starts any more."""
@@ -112,6 +119,8 @@ class Partition:
         """Changes that are lost: from (exclusive), to (inclusive), why."""
         self.limit: str | None = None
         """Why nothing more is read, for as long as that is so."""
+        self.closed = True
+        """Nothing may go straight to the workers."""
         self.trying: Entry | None = None
         """While careful: the one entry whose turn it is."""
         self.attempts: dict[str, Snapshot] = {}
@@ -129,10 +138,9 @@ class Partition:
         """Owners died here again and again: one handler at a time, written down first."""
         return self.crashes >= CAREFUL_AFTER
 
-    @property
-    def closed(self) -> bool:
-        """Nothing may go straight to the workers."""
-        return self.draining or self.gone or not self.loaded or self.gap is not None or self.careful
+    def gate(self) -> None:
+        """Something has changed that opens or shuts it."""
+        self.closed = self.draining or self.gone or not self.loaded or self.gap is not None or self.careful
 
     def offer(self, entry: Entry) -> None:
         """It is this entry's turn."""
@@ -145,6 +153,7 @@ class Partition:
 
     def reopen(self) -> None:
         """A gate may have opened."""
+        self.gate()
         if not self.closed:
             if self.held:
                 self.room.ready.extend(self.held)
@@ -223,6 +232,7 @@ class Partition:
             self._chain(entry)
         self.stored_count = len(entries)
         self.loaded = True
+        self.gate()
         heads: dict[OrderKey, Entry] = {}
         for entry in self.stored.values():
             heads.setdefault(entry.key, entry)
@@ -315,6 +325,7 @@ class Partition:
     def drain(self) -> None:
         """Nothing starts any more; what runs may end."""
         self.draining = True
+        self.gate()
         entry = self.trying
         if entry is not None and entry not in self.running:
             self.trying = None
@@ -347,6 +358,8 @@ class Partition:
     def settle(self, entry: Entry) -> None:
         """It has succeeded, or its dead letter is stored."""
         entry.state = State.DONE
+        if self.room.topic is not None and entry.change.id is not None:
+            self.covered.append(entry.change.id)
         if entry.stored:
             self.deletes.append(entry)
             self.stored.pop(entry.position, None)
@@ -390,9 +403,32 @@ class Partition:
         if self.careful:
             self.try_next()
 
+    def recover(self, messages: list[Change], position: str, hash_of: Callable[[OrderKey], int]) -> None:
+        """Of a queue: take up what lies in it at a position, and go on from there.
+
+        The messages are parked before anything else starts; what is known already is left out.
+        """
+        known = {entry.change.id for entry in (*self.order, *self.stored.values())}
+        known.update(self.covered)
+        low, high = self.hashes
+        for change in messages:
+            key = self.room.order_key(change)
+            hash16 = hash_of(key)
+            if change.id in known or not low <= hash16 < high:
+                continue
+            entry = Entry(self, change, key, hash16, self.read, self.era)
+            self.order.append(entry)
+            self.open += 1
+            first = key not in self.tails
+            self._chain(entry)
+            if first:
+                self.held.append(entry)
+        self.lost(position, "")
+
     def lost(self, floor: str, reason: str) -> None:
         """The history after `read` is gone: say so before anything else of this partition starts (rule 21)."""
         self.gap = (self.read, floor, reason)
+        self.gate()
         self.room.hurry()
 
     @property

@@ -99,6 +99,7 @@ class NameRecord:
     start: str
     key: tuple[str, ...]
     stream: str
+    topic: str | None = None
     target: int | None = None
     """The number of partitions it is being changed to."""
 
@@ -111,6 +112,7 @@ class NameRecord:
                 "start": self.start,
                 "key": self.key,
                 "stream": self.stream,
+                "topic": self.topic,
                 "target": self.target,
             }
         )
@@ -119,7 +121,7 @@ class NameRecord:
     def decode(cls, item: Item) -> NameRecord:
         """From the store."""
         v = _object(item)
-        return cls(v["uid"], v["P"], v["start"], tuple(v["key"]), v["stream"], v["target"])
+        return cls(v["uid"], v["P"], v["start"], tuple(v["key"]), v["stream"], v["topic"], v["target"])
 
 
 @dataclass(slots=True)
@@ -156,6 +158,8 @@ class PartitionRecord:
     """Parked changes; -1: not counted."""
     skip: list[tuple[int, int, str]] = field(default_factory=list)
     """After a change of P: hashes from, to, and the position up to which those are settled."""
+    fresh: bool = False
+    """Of a queue: what lay in it when its trigger was made has not been taken up yet."""
 
     def encode(self) -> bytes:
         """As stored."""
@@ -170,6 +174,7 @@ class PartitionRecord:
                 "era": self.era,
                 "parked": self.parked,
                 "skip": self.skip,
+                "fresh": self.fresh,
             }
         )
 
@@ -179,7 +184,16 @@ class PartitionRecord:
         v = _object(item)
         skip = [(low, high, cursor) for low, high, cursor in v["skip"]]
         return cls(
-            v["owner"], v["epoch"], v["nonce"], v["cursor"], v["done"], v["crashes"], v["era"], v["parked"], skip
+            v["owner"],
+            v["epoch"],
+            v["nonce"],
+            v["cursor"],
+            v["done"],
+            v["crashes"],
+            v["era"],
+            v["parked"],
+            skip,
+            v["fresh"],
         )
 
 

@@ -45,6 +45,10 @@ class Registry:
         ours = {trigger_id(trigger.key) for trigger in triggers}
         return [record for id, (_, record) in self.known.items() if id not in ours]
 
+    def listeners(self, topic: str) -> list[NameRecord]:
+        """The stored triggers of a queue."""
+        return [record for _, record in self.known.values() if record.topic == topic]
+
     async def ensure(self, triggers: Iterable[Trigger], *, after_loss: bool = False) -> None:
         """Make the store know each trigger, and fix where a new one begins, before this returns.
 
@@ -67,13 +71,16 @@ class Registry:
                 f"trigger {trigger.name}: {trigger.partitions} partitions are more than one batch of storage"
                 f" {control.adapter.settings.name!r} takes ({control.capabilities.max_batch_writes - 1})"
             )
-        start = await (control.adapter.floor if from_floor else control.adapter.head)(trigger.stream)
+        from_items = from_floor and trigger.topic is not None
+        begin = control.adapter.floor if from_floor and not from_items else control.adapter.head
+        start = await begin(trigger.stream)
         uid = control.token()
-        name = NameRecord(uid, trigger.partitions, start, trigger.key, trigger.stream.name)
-        partition = PartitionRecord(None, 0, control.token(), start).encode()
+        name = NameRecord(uid, trigger.partitions, start, trigger.key, trigger.stream.name, trigger.topic)
+        partition = PartitionRecord(None, 0, control.token(), start, fresh=from_items).encode()
         writes = [put(NAMES, trigger_id(trigger.key), name.encode(), ABSENT)]
         writes += [put(part_group(uid), part_id(p), partition, ABSENT) for p in range(trigger.partitions)]
         await control.write(writes)
+        await control.write([control.notice()])  # who shares a queue with it has to know
 
     async def _rename(self, trigger: Trigger) -> bool:
         """Move a record from its former name, in one batch."""
@@ -84,7 +91,7 @@ class Registry:
         if found is None:
             return False
         version, record = found
-        record.key, record.stream = trigger.key, trigger.stream.name
+        record.key, record.stream, record.topic = trigger.key, trigger.stream.name, trigger.topic
         writes = [remove(NAMES, old, version), put(NAMES, trigger_id(trigger.key), record.encode(), ABSENT)]
         await self._control.write(writes)
         return True

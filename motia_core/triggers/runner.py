@@ -22,6 +22,7 @@ from motia_core.triggers.leases import Lease
 from motia_core.triggers.loading import load_parked, load_requested
 from motia_core.triggers.ownership import Ownership
 from motia_core.triggers.partition import Partition
+from motia_core.triggers.queues import Sweeper, messages_of
 from motia_core.triggers.records import PartitionRecord, hash_range, trigger_id
 from motia_core.triggers.registry import Registry
 from motia_core.triggers.status import describe
@@ -93,7 +94,7 @@ class Runner:
         self._told: set[tuple[str, str]] = set()
         self._stopping = False
         self._started = False
-        self._released_one = asyncio.Event()
+        self._sweepers: list[Sweeper] = []
 
     # -- life ------------------------------------------------------------------------
 
@@ -122,13 +123,19 @@ class Runner:
                 hurry=self.flusher.hurry,
                 report=self.tell,
             )
+            crew.eased = self.feeds[trigger.stream.name].ease
             self._learn(crew)
             self.crews[crew.uid] = crew
+            if trigger.topic is not None:
+                sweeper = Sweeper(self, crew, trigger.topic)
+                crew.covered = sweeper.covered.extend
+                self._sweepers.append(sweeper)
         for record in self.registry.strangers(self.triggers):
             name = "/".join(record.key)
             self.tell(Report("unknown", "the store holds a trigger that no step declares", name, {"uid": record.uid}))
         await self.lease.register()
-        for work in (self._live(), self.flusher.run(), self.flusher.tick()):
+        sweeps = [sweeper.run() for sweeper in self._sweepers]
+        for work in (self._live(), self.flusher.run(), self.flusher.tick(), *sweeps):
             self._spawn(work)
 
     async def stop(self) -> None:
@@ -314,6 +321,8 @@ class Runner:
                 self.flusher.hurry()
             if partition.draining:
                 self.flusher.hurry()
+            elif partition.fresh:
+                await self._take_up(crew, partition)
             else:
                 self.feeds[crew.trigger.stream.name].join(partition, crew)
                 partition.reopen()
@@ -339,10 +348,29 @@ class Runner:
     def _expired(self, partition: Partition, floor: str, reason: str) -> None:
         """Its history is gone (rule 21)."""
         crew = self.crews[partition.uid]
+        if crew.trigger.topic is not None:
+            self._spawn(self._take_up(crew, partition))
+            return
         message = f"changes after {partition.read} and up to {floor} are lost: {reason}"
         self.tell(Report("gap", message, crew.trigger.name, {"partition": partition.number}))
         self.feeds[crew.trigger.stream.name].full[partition] = crew
         partition.lost(floor, reason)
+
+    async def _take_up(self, crew: Crew, partition: Partition) -> None:
+        """A queue's truth is its items, not the log: go on from what is there."""
+        feed = self.feeds[crew.trigger.stream.name]
+        feed.full[partition] = crew
+        assert crew.trigger.topic is not None
+        while not partition.gone:
+            try:
+                messages, position = await messages_of(self.adapter, crew.trigger.topic)
+            except MotiaError as error:
+                self.tell(Report("trouble", f"the queue cannot be read: {error}", crew.trigger.name))
+                await self.clock.sleep(1.0)
+                continue
+            if not partition.gone:
+                partition.recover(messages, position, feed.hash_of)
+            return
 
     async def _wait_for_handlers(self, seconds: float) -> None:
         until = self.clock.monotonic() + seconds

@@ -1,0 +1,162 @@
+"""Real processes on one SQLite file that are killed (RELIABILITY rows 4, 5, 11, 22, 23 in short form)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from motia_adapters.sqlite.adapter import SqliteAdapter
+from motia_adapters.sqlite.options import SqliteOptions
+
+from motia_core.adapter import Adapter, StorageSettings
+from motia_core.model import Write
+from motia_core.triggers.control import Control
+from motia_core.triggers.deadletters import DeadLetters
+from motia_core.triggers.records import trigger_id
+from motia_core.triggers.registry import Registry
+from motia_core.values import encode_object
+
+from .conftest import DOCS, until, until_async
+
+CHILD = Path(__file__).with_name("child.py")
+LEASE = 1.0
+WINDOW = 16
+
+
+class Workers:
+    """Worker processes, and everything that they said."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.alive: list[asyncio.subprocess.Process] = []
+        self.lines: list[tuple[int, list[str]]] = []
+        self._readers: list[asyncio.Task[None]] = []
+
+    async def start(self) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, str(CHILD), str(self.path), str(LEASE),
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        self.alive.append(process)
+        self._readers.append(asyncio.create_task(self._read(process)))
+        await until(lambda: (process.pid, ["ready"]) in self.lines or process.returncode is not None)
+        return process
+
+    async def kill(self, process: asyncio.subprocess.Process) -> None:
+        self.alive.remove(process)
+        if process.returncode is None:
+            process.send_signal(signal.SIGKILL)
+        await process.wait()
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            self.lines.append((process.pid, line.decode().split()))
+
+    def said(self, word: str) -> list[tuple[str, int]]:
+        """Item and number of each run that did that, in order."""
+        return [(line[2], int(line[3])) for _, line in self.lines if line[0] == word]
+
+    async def close(self) -> None:
+        for process in self.alive:
+            if process.returncode is None:
+                assert process.stdin is not None
+                process.stdin.close()
+        for process in list(self.alive):
+            await asyncio.wait_for(process.wait(), 30)
+        await asyncio.gather(*self._readers)
+
+
+@asynccontextmanager
+async def storage(path: Path) -> AsyncIterator[Adapter]:
+    adapter = SqliteAdapter(StorageSettings("default", timeout=30), SqliteOptions(path=path))
+    await adapter.open()
+    await adapter.prepare(DOCS)
+    yield adapter
+    await adapter.close()
+
+
+async def kills(path: Path, count: int, changes: int) -> tuple[int, int]:
+    """Kill workers mid-handler while changes are written; returns duplicates and what may be in flight."""
+    rng = random.Random(count)
+    workers = Workers(path)
+    async with storage(path) as adapter:
+        await workers.start()
+        await workers.start()
+
+        async def write() -> None:
+            for n in range(changes):
+                value = {"n": n, "sleep": 0.005}
+                await adapter.write(DOCS, [Write("set", "g", f"i{n % 8}", encode_object(value))])
+                await asyncio.sleep(0.01)
+
+        writing = asyncio.create_task(write())
+        for _ in range(count):
+            runs = len(workers.said("start"))
+            await until(lambda runs=runs: len(workers.said("start")) > runs or writing.done())
+            await workers.kill(rng.choice(workers.alive))
+            await workers.start()
+        await writing
+        await until(lambda: len(set(workers.said("end"))) == changes)
+        await workers.close()
+    ended = Counter(workers.said("end"))
+    assert len(ended) == changes
+    first: dict[str, list[int]] = defaultdict(list)
+    for item, n in workers.said("end"):
+        if n not in first[item]:
+            first[item].append(n)
+    for item, numbers in first.items():
+        assert numbers == sorted(numbers), f"{item}: {numbers}"
+    return sum(ended.values()) - changes, count * WINDOW
+
+
+async def test_workers_killed_mid_handler_lose_nothing(tmp_path: Path) -> None:
+    duplicates, most = await kills(tmp_path / "test.db", 3, 200)
+    assert duplicates <= most
+
+
+@pytest.mark.chaos
+async def test_a_hundred_kills_lose_nothing(tmp_path: Path) -> None:
+    duplicates, most = await kills(tmp_path / "test.db", 100, 5_000)
+    sys.stdout.write(f"\n100 kills: {duplicates} duplicates of at most {most}\n")
+    assert duplicates <= most
+
+
+async def test_a_change_that_kills_its_process_is_buried_too(tmp_path: Path) -> None:
+    """Rule 22: other items go on, the killer's own successor follows."""
+    path = tmp_path / "test.db"
+    workers = Workers(path)
+    async with storage(path) as adapter:
+        await workers.start()
+        values = [("killer", {"n": 0, "kill": True}), ("killer", {"n": 1})]
+        values += [(f"i{n}", {"n": n}) for n in range(2, 20)]
+        for item, value in values:
+            await adapter.write(DOCS, [Write("set", "g", item, encode_object(value))])
+
+        deaths = 0
+        async with asyncio.timeout(120):
+            while len(set(workers.said("end"))) < len(values) - 1:
+                for process in list(workers.alive):
+                    if process.returncode is not None:
+                        deaths += 1
+                        await workers.kill(process)
+                        await workers.start()
+                await asyncio.sleep(0.05)
+        assert ("killer", 1) in workers.said("end")
+        control = Control(adapter, random.Random())
+        registry = Registry(control)
+        await registry.refresh()
+        ((_, name),) = [registry.known[trigger_id(("step", "stream", "docs", "0"))]]
+        (letter,) = await until_async(DeadLetters(control, name).list)
+        assert letter.change.id == "killer"
+        assert letter.attempts == 2
+        assert letter.error == "the process died while the handler ran"
+        assert deaths <= 3 + 2 + 1
+        await workers.close()
