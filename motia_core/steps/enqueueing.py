@@ -93,6 +93,6 @@ def topics_in(step: Step) -> Iterator[str]:
 
 def _constants(message: ast.Dict) -> Iterator[str]:
     for key, value in zip(message.keys, message.values, strict=True):
-        if isinstance(key, ast.Constant) and key.value == "topic":
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                yield value.value
+        named = isinstance(key, ast.Constant) and key.value == "topic"
+        if named and isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield value.value

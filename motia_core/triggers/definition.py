@@ -150,7 +150,7 @@ class TriggerStatus:
     uid: str
     declared: bool
     """Whether this process has a step for it."""
-    head: str | None
+    head: str
     """The stream's head: a partition whose cursor is there lags behind nothing."""
     partitions: tuple[PartitionStatus, ...]
     workers: tuple[str, ...]
