@@ -9,6 +9,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,10 @@ async def storage(path: Path) -> AsyncIterator[Adapter]:
     await adapter.close()
 
 
+def _more(workers: Workers, runs: int, writing: asyncio.Task[None]) -> bool:
+    return len(workers.said("start")) > runs or writing.done()
+
+
 async def kills(path: Path, count: int, changes: int) -> tuple[int, int]:
     """Kill workers mid-handler while changes are written; returns duplicates and what may be in flight."""
     rng = random.Random(count)
@@ -100,7 +105,7 @@ async def kills(path: Path, count: int, changes: int) -> tuple[int, int]:
         writing = asyncio.create_task(write())
         for _ in range(count):
             runs = len(workers.said("start"))
-            await until(lambda runs=runs: len(workers.said("start")) > runs or writing.done())
+            await until(partial(_more, workers, runs, writing))
             await workers.kill(rng.choice(workers.alive))
             await workers.start()
         await writing
