@@ -5,6 +5,7 @@ contract. The rules that the modules here name are those of the page on triggers
 """
 
 from motia_core.triggers.clock import Clock, SystemClock
+from motia_core.triggers.cron import cron_trigger
 from motia_core.triggers.deadletters import DeadLetter, DeadLetters, Gap
 from motia_core.triggers.definition import (
     OrderKey,
@@ -33,6 +34,7 @@ __all__ = [
     "SystemClock",
     "Trigger",
     "TriggerStatus",
+    "cron_trigger",
     "item_key",
     "queue_trigger",
 ]

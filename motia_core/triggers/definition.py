@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from motia_core.errors import ConfigError
 from motia_core.model import Change, StreamSpec
@@ -30,6 +30,22 @@ Handle = Callable[[Change, RunInfo], Awaitable[object]]
 Matches = Callable[[Change], bool | Awaitable[bool]]
 
 
+class Schedule(Protocol):
+    """When the ticks of a cron trigger are. A tick is its time in UTC, as text that sorts."""
+
+    def tick_at(self, seconds: float) -> str:
+        """A time (seconds since the epoch) as text."""
+        ...
+
+    def due(self, after: str, now: float) -> tuple[list[str], int]:
+        """The ticks to run after one and up to ``now``, and how many others were missed."""
+        ...
+
+    def wait(self, after: str, now: float) -> float:
+        """Seconds until the next tick after one."""
+        ...
+
+
 def item_key(change: Change) -> OrderKey:
     """The order key of a stream's change."""
     return change.group_id, change.id
@@ -53,6 +69,8 @@ class Trigger:
     """Changes with the same key are handled one after the other."""
     topic: str | None = None
     """Of a queue trigger (`motia_core.triggers.queues`): the group whose items are its messages."""
+    schedule: Schedule | None = None
+    """Of a cron trigger (`motia_core.triggers.cron`): when its ticks are."""
     start: Literal["now", "beginning"] = "now"
     """Where a trigger that the store has never seen begins. A queue's beginning is what lies in it."""
     attempts: int = 5

@@ -13,6 +13,7 @@ from motia_core.triggers import resize
 from motia_core.triggers.clock import Alarm, Clock, SystemClock
 from motia_core.triggers.control import Control
 from motia_core.triggers.crew import Crew
+from motia_core.triggers.cron import run_schedule
 from motia_core.triggers.deadletters import DeadLetters
 from motia_core.triggers.definition import Report, Trigger, TriggerStatus
 from motia_core.triggers.entries import Entry
@@ -66,7 +67,7 @@ class Runner:
         self.rng = rng or SystemRandom()
         self.adapter = adapter
         self.control = Control(adapter, self.rng)
-        self.registry = Registry(self.control)
+        self.registry = Registry(self.control, self.clock)
         self.lease = Lease(self.control, self.clock, lease, lambda: tuple(self.crews))
         self.crews: dict[str, Crew] = {}
         """By uid."""
@@ -110,7 +111,8 @@ class Runner:
         if not self.triggers:
             return
         for spec in {trigger.stream.name: trigger.stream for trigger in self.triggers}.values():
-            await self.adapter.prepare(spec)
+            if spec.log:
+                await self.adapter.prepare(spec)
             self.feeds[spec.name] = Feed(self.adapter, spec, self.clock, self.rng, self.tell, self._expired)
         await self.registry.ensure(self.triggers)
         for trigger in self.triggers:
@@ -321,6 +323,9 @@ class Runner:
                 self.flusher.hurry()
             if partition.draining:
                 self.flusher.hurry()
+            elif crew.trigger.schedule is not None:
+                partition.reopen()
+                self._spawn(run_schedule(self.clock, partition, crew.trigger.schedule, crew.trigger.key))
             elif partition.fresh:
                 await self._take_up(crew, partition)
             else:

@@ -22,7 +22,7 @@ async def describe(runner: Runner) -> Sequence[TriggerStatus]:
     found = []
     for _, record in runner.registry.known.values():
         crew = runner.crews.get(record.uid)
-        head = await runner.adapter.head(crew.trigger.stream) if crew else None
+        head = await runner.adapter.head(crew.trigger.stream) if crew and crew.trigger.stream.log else None
         found.append(
             TriggerStatus(
                 name="/".join(part for part in record.key if part not in ("", "0")),

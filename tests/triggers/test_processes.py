@@ -18,6 +18,7 @@ from motia_adapters.sqlite.options import SqliteOptions
 
 from motia_core.adapter import Adapter, StorageSettings
 from motia_core.model import Write
+from motia_core.triggers.clock import SystemClock
 from motia_core.triggers.control import Control
 from motia_core.triggers.deadletters import DeadLetters
 from motia_core.triggers.records import trigger_id
@@ -156,7 +157,7 @@ async def test_a_change_that_kills_its_process_is_buried_too(tmp_path: Path) -> 
                 await asyncio.sleep(0.05)
         assert ("killer", 1) in workers.said("end")
         control = Control(adapter, random.Random())
-        registry = Registry(control)
+        registry = Registry(control, SystemClock())
         await registry.refresh()
         ((_, name),) = [registry.known[trigger_id(("step", "stream", "docs", "0"))]]
         (letter,) = await until_async(DeadLetters(control, name).list)
