@@ -7,6 +7,7 @@ is decided by the owner's wall clock: it comes early or late by that clock's err
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
 from itertools import islice
 from typing import Any, Final, Literal, get_args
@@ -30,8 +31,11 @@ CatchUp = Literal["all", "latest", "none"]
 GRACE = 1.0
 """Seconds by which a tick may be late and is not missed yet."""
 
-MOST = 1_000
-"""Missed ticks that are looked at, or made, at once."""
+COUNTED = 1_000
+"""Missed ticks that are counted, at most."""
+
+MADE = 8
+"""Ticks that are made in one write, at most."""
 
 LONGEST_WAIT = 30.0
 """Seconds after which the wall clock is asked again: it may have been set."""
@@ -67,21 +71,28 @@ class CronSchedule:
         return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def due(self, after: str, now: float) -> tuple[list[str], int]:
-        """The ticks to run after one and up to ``now``, the oldest first, and how many others were missed."""
-        ticks = [tick for tick in islice(self._ticks(after), MOST) if tick.timestamp() <= now]
-        keep = len(ticks) if self.catch_up == "all" else 1
-        if self.catch_up == "none" and ticks and now - ticks[-1].timestamp() > GRACE:
-            keep = 0
-        run = ticks[len(ticks) - keep :]
-        return [self.tick_at(tick.timestamp()) for tick in run], len(ticks) - len(run)
+        """The ticks to run after one and up to ``now``, the oldest first, and how many others were missed.
+
+        At most `MADE` are given at once, and at most `COUNTED` counted.
+        """
+        ticks = [tick.timestamp() for tick in islice(self._ticks(after), COUNTED)]
+        ticks = [tick for tick in ticks if tick <= now]
+        if not ticks:
+            return [], 0
+        if self.catch_up == "all":
+            return [self.tick_at(tick) for tick in ticks[:MADE]], 0
+        latest = next(self._ticks(self.tick_at(now + 1.0), reverse=True)).timestamp()
+        if self.catch_up == "none" and now - latest > GRACE:
+            return [], len(ticks)
+        return [self.tick_at(latest)], len(ticks) - (ticks[-1] == latest)
 
     def wait(self, after: str, now: float) -> float:
         """Seconds until the next tick after one; `LONGEST_WAIT` if there is none."""
         return next((tick.timestamp() - now for tick in self._ticks(after)), LONGEST_WAIT)
 
-    def _ticks(self, after: str) -> Any:
+    def _ticks(self, after: str, *, reverse: bool = False) -> Iterator[datetime]:
         start = datetime.strptime(after, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-        return CronSim(self.expression, start.astimezone(self._zone))
+        return CronSim(self.expression, start.astimezone(self._zone), reverse)
 
 
 def cron_trigger(

@@ -24,6 +24,8 @@ class RunInfo:
     attempt: int
     """1 for the first."""
     partition: int
+    uid: str = ""
+    """The trigger's, for ``Queue.enqueue(..., origin=(uid, position, number of the call))``."""
 
 
 Handle = Callable[[Change, RunInfo], Awaitable[object]]

@@ -19,12 +19,12 @@ from motia_core.triggers.definition import Report, Trigger, TriggerStatus
 from motia_core.triggers.entries import Entry
 from motia_core.triggers.feed import Feed
 from motia_core.triggers.flush import Flusher
-from motia_core.triggers.leases import Lease
+from motia_core.triggers.leases import Lease, view
 from motia_core.triggers.loading import load_parked, load_requested
 from motia_core.triggers.ownership import Ownership
 from motia_core.triggers.partition import Partition
 from motia_core.triggers.queues import Sweeper, messages_of
-from motia_core.triggers.records import PartitionRecord, hash_range, trigger_id
+from motia_core.triggers.records import WORKERS, PartitionRecord, hash_range, trigger_id
 from motia_core.triggers.registry import Registry
 from motia_core.triggers.status import describe
 
@@ -132,9 +132,19 @@ class Runner:
                 sweeper = Sweeper(self, crew, trigger.topic)
                 crew.covered = sweeper.covered.extend
                 self._sweepers.append(sweeper)
+        declared = {uid for uids in view(await self.control.list(WORKERS)).workers.values() for uid in uids}
         for record in self.registry.strangers(self.triggers):
+            if record.uid in declared:
+                continue
             name = "/".join(record.key)
-            self.tell(Report("unknown", "the store holds a trigger that no step declares", name, {"uid": record.uid}))
+            self.tell(
+                Report(
+                    "unknown",
+                    "the store holds a trigger that no step here and no live worker declares",
+                    name,
+                    {"uid": record.uid},
+                )
+            )
         await self.lease.register()
         sweeps = [sweeper.run() for sweeper in self._sweepers]
         for work in (self._live(), self.flusher.run(), self.flusher.tick(), *sweeps):

@@ -67,6 +67,15 @@ def test_what_was_missed(catch_up: Any, run: int, missed: int) -> None:
     assert ticks == ["2026-01-01T01:00:00Z", "2026-01-01T02:00:00Z", "2026-01-01T03:00:00Z"][3 - run :]
 
 
+def test_after_a_long_time_the_latest_runs_all_the_same() -> None:
+    schedule = CronSchedule("* * * * * *")
+    assert schedule.due("2026-01-01T00:00:00Z", at("2026-01-08T00:00:00")) == (["2026-01-08T00:00:00Z"], 1_000)
+    assert schedule.due("2026-01-08T00:00:00Z", at("2026-01-08T00:00:00")) == ([], 0)
+    everything = CronSchedule("* * * * * *", catch_up="all")
+    ticks, _ = everything.due("2026-01-01T00:00:00Z", at("2026-01-08T00:00:00"))
+    assert ticks == [f"2026-01-01T00:00:0{n}Z" for n in range(1, 9)]
+
+
 def test_five_fields_and_six_and_time_zones() -> None:
     assert CronSchedule("*/30 * * * * *").due("2026-01-01T00:00:00Z", at("2026-01-01T00:00:30"))[0] == [
         "2026-01-01T00:00:30Z"
