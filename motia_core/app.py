@@ -28,7 +28,7 @@ from motia_core.steps.enqueueing import Enqueuer
 from motia_core.steps.running import DurableSteps
 from motia_core.steps.web import HttpSteps
 from motia_core.streams import BeforeWrite, Stream
-from motia_core.triggers import QUEUE, Queue
+from motia_core.triggers import CRON, QUEUE, Queue
 
 log = logging.getLogger("motia")
 
@@ -91,6 +91,7 @@ class Motia:
         homes = {name: config.storage_type for name, config in self.stream_configs.items()}
         homes[STATE.name] = self.settings.state.storage
         homes[QUEUE.name] = self.settings.queue.storage
+        homes[CRON.name] = self.settings.cron.storage
         self.enqueuer = Enqueuer(self.steps)
         if self.enqueuer.is_used:
             self.settings.room("queue")
@@ -152,7 +153,7 @@ class Motia:
         """The ``ctx`` for one run of a step or hook."""
         return Context(self.streams, self.state, trigger, new_trace(), name, self.enqueuer)
 
-    def _durable_context(self, step: Step, trigger: TriggerInfo, origin: tuple[str, str]) -> Context:
+    def _durable_context(self, step: Step, trigger: TriggerInfo, origin: tuple[str, str] | None) -> Context:
         return Context(self.streams, self.state, trigger, new_trace(), step.name, self.enqueuer, origin)
 
     async def enqueue(self, message: Mapping[str, Any]) -> str:
@@ -250,6 +251,8 @@ class Motia:
         for remark in self.enqueuer.remarks:
             log.warning("%s", remark)
         if self.run_triggers:
+            for home in self.durable_steps.triggers:
+                await self._storage(home, stack)
             stack.push_async_callback(self.durable_steps.stop)
             await self.durable_steps.start(self.storages)
 

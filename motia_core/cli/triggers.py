@@ -198,7 +198,7 @@ def _show(storage: str, status: TriggerStatus) -> None:
     workers = f"{len(status.workers)} worker{'s' * (len(status.workers) != 1)}"
     owned = sum(partition.owner is not None for partition in status.partitions)
     parked = sum(partition.parked for partition in status.partitions)
-    behind = sum(partition.cursor < status.head for partition in status.partitions)
+    behind = sum(status.head is not None and partition.cursor < status.head for partition in status.partitions)
     state = "" if status.declared else "  (no step declares it: motia-core triggers drop)"
     typer.echo(f"{status.name}{state}")
     typer.echo(f"    storage {storage}, {workers}, {owned} of {len(status.partitions)} partitions owned")

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from motia_core.errors import ConfigError, InvalidName
 from motia_core.names import check_id, check_stream_name
+from motia_core.triggers.cron import CatchUp, CronSchedule
 
 Handler = Callable[[Any, Any], Awaitable[Any] | Any]
 """``handler(input, ctx)``, async or plain."""
@@ -23,9 +24,6 @@ EventType = Literal["create", "update", "delete", "event"]
 
 Start = Literal["now", "beginning"]
 """Where a trigger that was never there before begins: at what comes next, or at the oldest change that is kept."""
-
-CatchUp = Literal["all", "latest", "none"]
-"""Which ticks run that came while no process did: all, the latest, or none."""
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 
@@ -235,8 +233,7 @@ def cron(
     what = f"cron({expression!r})"
     if not isinstance(expression, str) or len(expression.split()) not in (5, 6):
         raise ConfigError(f"{what}: an expression has five fields, or six with seconds first")
-    if catch_up not in ("all", "latest", "none"):
-        raise ConfigError(f"{what}: catch_up must be 'all', 'latest' or 'none', not {catch_up!r}")
+    CronSchedule(expression, timezone=timezone, catch_up=catch_up)
     _check_condition(what, condition)
     return CronTrigger(expression, condition, timezone, catch_up)
 

@@ -12,13 +12,14 @@ from motia_core.plugins import Plugins
 from motia_core.schema import compile_schema
 from motia_core.states import STATE
 from motia_core.steps.context import Context, TriggerInfo
-from motia_core.steps.definitions import QueueTrigger, StateTrigger, Step, StreamTrigger
-from motia_core.steps.inputs import Input, queue_input, state_input, stream_input
-from motia_core.triggers import RunInfo, Trigger, queue_trigger
+from motia_core.steps.definitions import CronTrigger, QueueTrigger, StateTrigger, Step, StreamTrigger
+from motia_core.steps.inputs import Input, cron_input, queue_input, state_input, stream_input
+from motia_core.triggers import RunInfo, Trigger, cron_trigger, queue_trigger
 from motia_core.values import encode
 
-MakeContext = Callable[[Step, TriggerInfo, tuple[str, str]], Context]
-"""Makes the ``ctx`` of one run of a step: why it runs, and what names the run in all processes."""
+MakeContext = Callable[[Step, TriggerInfo, tuple[str, str] | None], Context]
+"""Makes the ``ctx`` of one run of a step: why it runs, and what names the run in all processes
+(a condition has none: what it enqueues is its own affair)."""
 
 
 def change_trigger(
@@ -39,7 +40,6 @@ def change_trigger(
     group, events = trigger.group_id, frozenset(trigger.events)
     condition = trigger.condition
     key = (step.name, kind, source, str(number))
-    name = "/".join(key)
     run_handler = runner_of(step)
     hooked = plugins.implements("motia_trigger_matches")
 
@@ -60,11 +60,11 @@ def change_trigger(
             return False
         if condition is None:
             return True
-        answer = condition(read(change), make_context(step, info(change, None), (name, change.position)))
+        answer = condition(read(change), make_context(step, info(change, None), None))
         return bool(await answer if inspect.isawaitable(answer) else answer)
 
     async def handle(change: Change, run: RunInfo) -> None:
-        await run_handler(read(change), make_context(step, info(change, run), (name, change.position)))
+        await run_handler(read(change), make_context(step, info(change, run), (run.uid, change.position)))
 
     return Trigger(
         key=key,
@@ -111,7 +111,6 @@ def message_trigger(step: Step, index: int, number: int, trigger: QueueTrigger, 
     """What runs a step on the messages of a topic."""
     condition = trigger.condition
     key = (step.name, "queue", trigger.topic, str(number))
-    name = "/".join(key)
     run_handler = runner_of(step)
     check = compile_schema(f"{step.name} (queue {trigger.topic})", trigger.input)
 
@@ -124,13 +123,13 @@ def message_trigger(step: Step, index: int, number: int, trigger: QueueTrigger, 
     async def matches(change: Change) -> bool:
         assert condition is not None
         info = TriggerInfo("queue", index, change.position)
-        answer = condition(read(change), make_context(step, info, (name, change.id or "")))
+        answer = condition(read(change), make_context(step, info, None))
         return bool(await answer if inspect.isawaitable(answer) else answer)
 
     async def handle(change: Change, run: RunInfo) -> None:
         info = TriggerInfo("queue", index, change.position, run.epoch, run.attempt)
         # A message is known by its id: its position may be made anew.
-        await run_handler(read(change), make_context(step, info, (name, change.id or "")))
+        await run_handler(read(change), make_context(step, info, (run.uid, change.id or "")))
 
     return queue_trigger(
         trigger.topic,
@@ -138,6 +137,37 @@ def message_trigger(step: Step, index: int, number: int, trigger: QueueTrigger, 
         previous=None if step.previous is None else (step.previous, *key[1:]),
         handle=handle,
         matches=matches if condition is not None else None,
+        **limits(step),
+    )
+
+
+def tick_trigger(step: Step, index: int, number: int, trigger: CronTrigger, make_context: MakeContext) -> Trigger:
+    """What runs a step at the times of a cron expression."""
+    condition = trigger.condition
+    key = (step.name, "cron", trigger.expression, str(number))
+    run_handler = runner_of(step)
+
+    def read(change: Change) -> Input:
+        return cron_input(trigger.expression, change.timestamp, change.data["missed"])
+
+    async def matches(change: Change) -> bool:
+        assert condition is not None
+        info = TriggerInfo("cron", index, change.position)
+        answer = condition(read(change), make_context(step, info, None))
+        return bool(await answer if inspect.isawaitable(answer) else answer)
+
+    async def handle(change: Change, run: RunInfo) -> None:
+        info = TriggerInfo("cron", index, change.position, run.epoch, run.attempt)
+        await run_handler(read(change), make_context(step, info, (run.uid, change.position)))
+
+    return cron_trigger(
+        trigger.expression,
+        key=key,
+        previous=None if step.previous is None else (step.previous, *key[1:]),
+        handle=handle,
+        matches=matches if condition is not None else None,
+        timezone=trigger.timezone,
+        catch_up=trigger.catch_up,
         **limits(step),
     )
 

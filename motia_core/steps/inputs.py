@@ -55,9 +55,13 @@ def state_input(change: Change) -> Input:
     )
 
 
-def cron_input(expression: str, tick: float) -> Input:
-    """What a cron trigger's handler gets: type, expression, and the tick's own time in ms, however late it runs."""
-    return Input(type="cron", expression=expression, timestamp=int(tick))
+def cron_input(expression: str, tick: float, missed: int) -> Input:
+    """What a cron trigger's handler gets: type, expression, timestamp, missed.
+
+    ``timestamp``: the tick's own time in ms, however late it runs. ``missed``: how many
+    ticks before it ran for nobody.
+    """
+    return Input(type="cron", expression=expression, timestamp=int(tick), missed=missed)
 
 
 def queue_input(data: Any) -> Any:

@@ -11,10 +11,10 @@ from motia_core.errors import ConfigError
 from motia_core.plugin_checks import suggestion
 from motia_core.plugins import Plugins
 from motia_core.states import STATE
-from motia_core.steps.definitions import QueueTrigger, StateTrigger, Step, StreamTrigger
+from motia_core.steps.definitions import CronTrigger, QueueTrigger, StateTrigger, Step, StreamTrigger
 from motia_core.steps.definitions import Trigger as AnyTrigger
-from motia_core.steps.durable import MakeContext, change_trigger, message_trigger
-from motia_core.triggers import QUEUE, Report, Runner, Trigger
+from motia_core.steps.durable import MakeContext, change_trigger, message_trigger, tick_trigger
+from motia_core.triggers import CRON, QUEUE, Report, Runner, Trigger
 
 
 class DurableSteps:
@@ -45,11 +45,13 @@ class DurableSteps:
                 if source not in homes:
                     known = suggestion(source, [name for name in homes if not name.startswith("$")])
                     raise ConfigError(f"{step.where}: there is no stream {source!r}{known}")
-                same = (type(trigger).__name__, trigger.topic if isinstance(trigger, QueueTrigger) else source)
+                same = (source, _detail(trigger))
                 number = numbers[same]
                 numbers[same] += 1
                 if isinstance(trigger, QueueTrigger):
                     made = message_trigger(step, index, number, trigger, make_context)
+                elif isinstance(trigger, CronTrigger):
+                    made = tick_trigger(step, index, number, trigger, make_context)
                 else:
                     assert isinstance(trigger, (StreamTrigger, StateTrigger))
                     made = change_trigger(step, index, number, trigger, make_context, plugins)
@@ -84,4 +86,13 @@ def _source(trigger: AnyTrigger) -> str | None:
         return STATE.name
     if isinstance(trigger, QueueTrigger):
         return QUEUE.name
+    if isinstance(trigger, CronTrigger):
+        return CRON.name
     return None
+
+
+def _detail(trigger: AnyTrigger) -> str:
+    """What tells triggers on one stream apart, beside their number."""
+    if isinstance(trigger, QueueTrigger):
+        return trigger.topic
+    return trigger.expression if isinstance(trigger, CronTrigger) else ""

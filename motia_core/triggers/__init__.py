@@ -5,6 +5,7 @@ contract. The rules that the modules here name are those of the page on triggers
 """
 
 from motia_core.triggers.clock import Clock, SystemClock
+from motia_core.triggers.cron import CRON, cron_trigger
 from motia_core.triggers.deadletters import DeadLetter, DeadLetters, Gap
 from motia_core.triggers.definition import (
     OrderKey,
@@ -19,6 +20,7 @@ from motia_core.triggers.queues import QUEUE, Queue, queue_trigger
 from motia_core.triggers.runner import Runner
 
 __all__ = [
+    "CRON",
     "QUEUE",
     "Clock",
     "DeadLetter",
@@ -33,6 +35,7 @@ __all__ = [
     "SystemClock",
     "Trigger",
     "TriggerStatus",
+    "cron_trigger",
     "item_key",
     "queue_trigger",
 ]

@@ -37,6 +37,7 @@ class Snapshot:
     buried: list[Entry] = field(default_factory=list)
     deleted: list[Entry] = field(default_factory=list)
     revived: list[Entry] = field(default_factory=list)
+    ticked: list[Entry] = field(default_factory=list)
     gap: tuple[str, str, str] | None = None
     release: bool = False
     covered: int = 0
@@ -70,6 +71,7 @@ def take(partition: Partition, *, nonce: str, max_writes: int, max_bytes: int, m
         covered=len(p.covered),
     )
     passing: set[Entry] = set()
+    _tick(snapshot, room)
     complete = _delete(snapshot, room)
     complete = _bury(snapshot, room, passing) and complete
     complete = _park(snapshot, room, passing) and complete
@@ -102,6 +104,7 @@ def take(partition: Partition, *, nonce: str, max_writes: int, max_bytes: int, m
         parked=p.stored_count
         + sum(not e.stored for e, _, _ in snapshot.parked)
         + len(snapshot.revived)
+        + len(snapshot.ticked)
         - sum(e.stored for e in (*snapshot.deleted, *snapshot.buried)),
         skip=[part for part in p.skip_list if part[2] > cursor and not new_era],
         fresh=p.fresh and snapshot.gap is None,
@@ -178,6 +181,11 @@ def acknowledge(snapshot: Snapshot, version: str) -> None:
     for entry in snapshot.revived:
         entry.stored = True
         p.revive(entry)
+    ticked = {id(entry) for entry in snapshot.ticked}
+    p.ticks = [entry for entry in p.ticks if id(entry) not in ticked]
+    for entry in snapshot.ticked:
+        entry.stored = True
+        p.append(entry)
     trying = p.trying
     if (
         trying is not None
@@ -285,6 +293,16 @@ def _revive(snapshot: Snapshot, room: _Room) -> bool:
         ]
         snapshot.revived.append(entry)
     return True
+
+
+def _tick(snapshot: Snapshot, room: _Room) -> None:
+    """The first to be taken: the cursor lies behind them already."""
+    p = snapshot.partition
+    for entry in p.ticks:
+        json = encode(entry)
+        room.take(1, len(json))
+        snapshot.writes.append(put(parked_group(p.uid), place(entry.hash, entry.position), json))
+        snapshot.ticked.append(entry)
 
 
 def _report_gap(snapshot: Snapshot, gap: tuple[str, str, str]) -> None:

@@ -15,12 +15,15 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds that only ever grow, of this process alone. Ownership is decided by it."""
+        ...
 
     def time(self) -> float:
         """Seconds since the epoch. Never decides ownership."""
+        ...
 
     async def sleep(self, seconds: float) -> None:
         """Let that much monotonic time pass; 0: let others have their turn."""
+        ...
 
 
 class SystemClock:

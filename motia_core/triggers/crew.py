@@ -172,7 +172,7 @@ class Crew:
         """The handler's coroutine, with the condition asked first."""
         partition = entry.partition
         attempt = entry.attempts if entry.counted else entry.attempts + 1
-        info = RunInfo(partition.epoch, entry.position, attempt, partition.number)
+        info = RunInfo(partition.epoch, entry.position, attempt, partition.number, self.uid)
         if self.trigger.matches is None or entry.matched:
             return self.trigger.handle(entry.change, info)
         return self._ask_and_call(entry, info)

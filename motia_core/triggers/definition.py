@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from motia_core.errors import ConfigError
 from motia_core.model import Change, StreamSpec
@@ -24,10 +24,28 @@ class RunInfo:
     attempt: int
     """1 for the first."""
     partition: int
+    uid: str = ""
+    """The trigger's, for ``Queue.enqueue(..., origin=(uid, position, number of the call))``."""
 
 
 Handle = Callable[[Change, RunInfo], Awaitable[object]]
 Matches = Callable[[Change], bool | Awaitable[bool]]
+
+
+class Schedule(Protocol):
+    """When the ticks of a cron trigger are. A tick is its time in UTC, as text that sorts."""
+
+    def tick_at(self, seconds: float) -> str:
+        """A time (seconds since the epoch) as text."""
+        ...
+
+    def due(self, after: str, now: float) -> tuple[list[str], int]:
+        """The ticks to run after one and up to ``now``, and how many others were missed."""
+        ...
+
+    def wait(self, after: str, now: float) -> float:
+        """Seconds until the next tick after one."""
+        ...
 
 
 def item_key(change: Change) -> OrderKey:
@@ -53,6 +71,8 @@ class Trigger:
     """Changes with the same key are handled one after the other."""
     topic: str | None = None
     """Of a queue trigger (`motia_core.triggers.queues`): the group whose items are its messages."""
+    schedule: Schedule | None = None
+    """Of a cron trigger (`motia_core.triggers.cron`): when its ticks are."""
     start: Literal["now", "beginning"] = "now"
     """Where a trigger that the store has never seen begins. A queue's beginning is what lies in it."""
     attempts: int = 5
@@ -150,7 +170,7 @@ class TriggerStatus:
     uid: str
     declared: bool
     """Whether this process has a step for it."""
-    head: str
+    head: str | None
     """The stream's head: a partition whose cursor is there lags behind nothing."""
     partitions: tuple[PartitionStatus, ...]
     workers: tuple[str, ...]

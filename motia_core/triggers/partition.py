@@ -108,6 +108,8 @@ class Partition:
         self.finished = 0
         """Settled since the last snapshot that was acknowledged."""
 
+        self.ticks: list[Entry] = []
+        """Of a cron trigger: ticks that are stored and become runs in one flush."""
         self.covered: list[str] = []
         """Of a queue: messages that were settled since the last acknowledged flush."""
         self.loaded = False
@@ -322,6 +324,20 @@ class Partition:
             entry.state = State.WAITING
             self.room.retry(entry)
 
+    def tick(self, change: Change, key: OrderKey, hash16: int) -> None:
+        """A tick is due: it runs once the store has it, and the cursor behind it, in one flush."""
+        self.ticks.append(Entry(self, change, key, hash16, change.position, self.era))
+        self.read = change.position
+        self.room.hurry()
+
+    def append(self, entry: Entry) -> None:
+        """A tick that was stored takes its place behind those before it."""
+        self.stored[entry.position] = entry
+        first = entry.key not in self.tails
+        self._chain(entry)
+        if first:
+            self.begin(entry)
+
     def drain(self) -> None:
         """Nothing starts any more; what runs may end."""
         self.draining = True
@@ -440,6 +456,7 @@ class Partition:
             or self.dying
             or self.deletes
             or self.revivals
+            or self.ticks
             or self.gap is not None
             or self.unsettled
             or (self.draining and not self.running)

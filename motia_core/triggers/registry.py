@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from motia_core.errors import Conflict, MotiaError, OutcomeUnknown, UnsupportedCapability
 from motia_core.model import ABSENT, Item
+from motia_core.triggers.clock import Clock
 from motia_core.triggers.control import Control, put, remove
 from motia_core.triggers.definition import Trigger
 from motia_core.triggers.records import (
@@ -25,8 +26,9 @@ from motia_core.triggers.records import (
 class Registry:
     """Reads and writes the group ``names``."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, clock: Clock) -> None:
         self._control = control
+        self._clock = clock
         self.known: dict[str, tuple[str, NameRecord]] = {}
         """All stored triggers by id, with the version of their record."""
 
@@ -73,7 +75,10 @@ class Registry:
             )
         from_items = from_floor and trigger.topic is not None
         begin = control.adapter.floor if from_floor and not from_items else control.adapter.head
-        start = await begin(trigger.stream)
+        if trigger.schedule is not None:
+            start = trigger.schedule.tick_at(self._clock.time())
+        else:
+            start = await begin(trigger.stream)
         uid = control.token()
         name = NameRecord(uid, trigger.partitions, start, trigger.key, trigger.stream.name, trigger.topic)
         partition = PartitionRecord(None, 0, control.token(), start, fresh=from_items).encode()

@@ -13,17 +13,18 @@ from motia_core.triggers import resize
 from motia_core.triggers.clock import Alarm, Clock, SystemClock
 from motia_core.triggers.control import Control
 from motia_core.triggers.crew import Crew
+from motia_core.triggers.cron import run_schedule
 from motia_core.triggers.deadletters import DeadLetters
 from motia_core.triggers.definition import Report, Trigger, TriggerStatus
 from motia_core.triggers.entries import Entry
 from motia_core.triggers.feed import Feed
 from motia_core.triggers.flush import Flusher
-from motia_core.triggers.leases import Lease
+from motia_core.triggers.leases import Lease, view
 from motia_core.triggers.loading import load_parked, load_requested
 from motia_core.triggers.ownership import Ownership
 from motia_core.triggers.partition import Partition
 from motia_core.triggers.queues import Sweeper, messages_of
-from motia_core.triggers.records import PartitionRecord, hash_range, trigger_id
+from motia_core.triggers.records import WORKERS, PartitionRecord, hash_range, trigger_id
 from motia_core.triggers.registry import Registry
 from motia_core.triggers.status import describe
 
@@ -66,7 +67,7 @@ class Runner:
         self.rng = rng or SystemRandom()
         self.adapter = adapter
         self.control = Control(adapter, self.rng)
-        self.registry = Registry(self.control)
+        self.registry = Registry(self.control, self.clock)
         self.lease = Lease(self.control, self.clock, lease, lambda: tuple(self.crews))
         self.crews: dict[str, Crew] = {}
         """By uid."""
@@ -110,7 +111,8 @@ class Runner:
         if not self.triggers:
             return
         for spec in {trigger.stream.name: trigger.stream for trigger in self.triggers}.values():
-            await self.adapter.prepare(spec)
+            if spec.log:
+                await self.adapter.prepare(spec)
             self.feeds[spec.name] = Feed(self.adapter, spec, self.clock, self.rng, self.tell, self._expired)
         await self.registry.ensure(self.triggers)
         for trigger in self.triggers:
@@ -130,9 +132,19 @@ class Runner:
                 sweeper = Sweeper(self, crew, trigger.topic)
                 crew.covered = sweeper.covered.extend
                 self._sweepers.append(sweeper)
+        declared = {uid for uids in view(await self.control.list(WORKERS)).workers.values() for uid in uids}
         for record in self.registry.strangers(self.triggers):
+            if record.uid in declared:
+                continue
             name = "/".join(record.key)
-            self.tell(Report("unknown", "the store holds a trigger that no step declares", name, {"uid": record.uid}))
+            self.tell(
+                Report(
+                    "unknown",
+                    "the store holds a trigger that no step here and no live worker declares",
+                    name,
+                    {"uid": record.uid},
+                )
+            )
         await self.lease.register()
         sweeps = [sweeper.run() for sweeper in self._sweepers]
         for work in (self._live(), self.flusher.run(), self.flusher.tick(), *sweeps):
@@ -321,6 +333,9 @@ class Runner:
                 self.flusher.hurry()
             if partition.draining:
                 self.flusher.hurry()
+            elif crew.trigger.schedule is not None:
+                partition.reopen()
+                self._spawn(run_schedule(self.clock, partition, crew.trigger.schedule, crew.trigger.key))
             elif partition.fresh:
                 await self._take_up(crew, partition)
             else:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from motia_core.model import StreamSpec
+from motia_core.triggers.cron import CRON
 from motia_core.triggers.definition import PartitionStatus, TriggerStatus
 from motia_core.triggers.entries import State
 from motia_core.triggers.leases import view
@@ -41,7 +42,7 @@ async def describe(runner: Runner) -> Sequence[TriggerStatus]:
                 key=record.key,
                 uid=record.uid,
                 declared=any(trigger.key == record.key for trigger in runner.triggers),
-                head=await runner.adapter.head(stream),
+                head=None if record.stream == CRON.name else await runner.adapter.head(stream),
                 partitions=await _partitions(runner, record, dict(crew.parts) if crew else {}),
                 workers=tuple(sorted(id for id, uids in workers.items() if record.uid in uids)),
                 last_error=(crew and crew.last_error) or await _stored_error(runner, record.uid),

@@ -94,14 +94,14 @@ def trigger(handle: Callable[[Change, RunInfo], Awaitable[None]], name: str = "s
 async def until(condition: Callable[[], Any]) -> None:
     """Wait for it, with a generous deadline."""
     async with asyncio.timeout(DEADLINE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
 async def until_async(condition: Callable[[], Awaitable[Any]]) -> Any:
     """Wait for it, with a generous deadline."""
     async with asyncio.timeout(DEADLINE):
-        while not (found := await condition()):
+        while not (found := await condition()):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
         return found
 

@@ -281,6 +281,12 @@ async def test_two_that_believe_they_own_a_partition_the_older_is_fenced(world: 
     assert seen.values() in ([0], [0, 1])
 
 
+async def test_a_trigger_that_another_worker_runs_is_no_stranger(world: World) -> None:
+    await world.run(trigger(Seen(), "one"))
+    await world.run(trigger(Seen(), "two"))
+    assert world.reports == []
+
+
 async def test_two_triggers_with_one_key_are_refused() -> None:
     from motia_core.adapter import StorageSettings
     from motia_core.memory import MemoryAdapter

@@ -9,6 +9,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from motia_adapters.sqlite.options import SqliteOptions
 
 from motia_core.adapter import Adapter, StorageSettings
 from motia_core.model import Write
+from motia_core.triggers.clock import SystemClock
 from motia_core.triggers.control import Control
 from motia_core.triggers.deadletters import DeadLetters
 from motia_core.triggers.records import trigger_id
@@ -83,6 +85,10 @@ async def storage(path: Path) -> AsyncIterator[Adapter]:
     await adapter.close()
 
 
+def _more(workers: Workers, runs: int, writing: asyncio.Task[None]) -> bool:
+    return len(workers.said("start")) > runs or writing.done()
+
+
 async def kills(path: Path, count: int, changes: int) -> tuple[int, int]:
     """Kill workers mid-handler while changes are written; returns duplicates and what may be in flight."""
     rng = random.Random(count)
@@ -100,7 +106,7 @@ async def kills(path: Path, count: int, changes: int) -> tuple[int, int]:
         writing = asyncio.create_task(write())
         for _ in range(count):
             runs = len(workers.said("start"))
-            await until(lambda runs=runs: len(workers.said("start")) > runs or writing.done())
+            await until(partial(_more, workers, runs, writing))
             await workers.kill(rng.choice(workers.alive))
             await workers.start()
         await writing
@@ -151,7 +157,7 @@ async def test_a_change_that_kills_its_process_is_buried_too(tmp_path: Path) -> 
                 await asyncio.sleep(0.05)
         assert ("killer", 1) in workers.said("end")
         control = Control(adapter, random.Random())
-        registry = Registry(control)
+        registry = Registry(control, SystemClock())
         await registry.refresh()
         ((_, name),) = [registry.known[trigger_id(("step", "stream", "docs", "0"))]]
         (letter,) = await until_async(DeadLetters(control, name).list)

@@ -173,9 +173,9 @@ class Checks:
             position = letter["change"]["position"]
             if letter["attempts"] != self.attempts or self.started[position] < self.attempts:
                 self.violated(f"dead letter {id}: {letter['attempts']} attempts, {self.failed[position]} failed runs")
-            if not any(process.hurt or process.host.dead for process in self.world.processes):
-                if self.failed[position] != self.attempts:
-                    self.violated(f"dead letter {id}: {self.failed[position]} runs failed, without any fault")
+            unhurt = not any(process.hurt or process.host.dead for process in self.world.processes)
+            if unhurt and self.failed[position] != self.attempts:
+                self.violated(f"dead letter {id}: {self.failed[position]} runs failed, without any fault")
         again = sum(count - 1 for count in self.succeeded.values())
         if again > len(self.losers) * self.window:
             self.violated(f"{again} duplicates of {len(self.losers)} unclean takeovers, window {self.window}")

@@ -20,7 +20,7 @@ from motia_core.triggers.records import WORKERS
 
 Plant = Callable[[], Any]
 
-take = flush.take
+take = checkpoint.take
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def flush_in_two_writes() -> Iterator[None]:
 @contextmanager
 def no_self_fencing() -> Iterator[None]:
     """A worker believes in itself, whatever time has passed."""
-    with mock.patch.object(Lease, "fresh", lambda self: True):
+    with mock.patch.object(Lease, "fresh", return_value=True):
         yield
 
 

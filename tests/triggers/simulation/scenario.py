@@ -91,7 +91,7 @@ def play(story: Story, *, watch_first: bool = False) -> Outcome:
     """Play a story to its end. With ``watch_first`` only the first process's awaits are gates."""
     logging.disable(logging.CRITICAL)
     rng = Random(story.seed * 7919 + 1)
-    loop = VirtualLoop(rng)
+    loop = VirtualLoop(rng)  # type: ignore[abstract]  # what nobody asks for is not there
     world = World(loop, rng, story.plan, story.retention)
     checks = Checks(world, story.partitions, story.window, attempts=3)
     scene = _Scene(story, world, checks, watch_first)

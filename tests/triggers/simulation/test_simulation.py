@@ -79,7 +79,7 @@ def test_the_loop_jumps_over_time() -> None:
     import asyncio
     from random import Random
 
-    loop = VirtualLoop(Random(1))
+    loop = VirtualLoop(Random(1))  # type: ignore[abstract]
 
     async def nap() -> float:
         await asyncio.sleep(1_000_000.0)

@@ -120,9 +120,9 @@ class World:
             return None
         self.gates += 1
         fault = self.plan.at.get(self.gates)
-        if fault is None and self.loop.time() - self.began < self.plan.until and len(self.faults) < self.plan.most:
-            if self.rng.random() < self.plan.chance:
-                fault = self.rng.choice(FAULTS)
+        may_break = self.loop.time() - self.began < self.plan.until and len(self.faults) < self.plan.most
+        if fault is None and may_break and self.rng.random() < self.plan.chance:
+            fault = self.rng.choice(FAULTS)
         if fault is not None:
             self.faults.append((self.gates, fault, f"{process.host.name} {what}"))
         return fault
@@ -185,9 +185,9 @@ class ProcessAdapter(Adapter):
         self._world.landed(self._process, stream, writes)
         work = self._server.write(stream, writes)
         # No turn for others between the checks and the effect.
-        work.send(None)  # type: ignore[attr-defined]
+        work.send(None)
         try:
-            work.send(None)  # type: ignore[attr-defined]
+            work.send(None)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
         raise AssertionError("a write to memory takes one turn")
