@@ -12,11 +12,11 @@ export class Chart {
   #figures;
   #last = 0;
 
-  /** `svg` holds a `.moving` group with paths `.edits` and `.people`; `figures` the elements that say the last point. */
+  /** `svg` holds a `.moving` group with paths `.edits` and `.tabs`; `figures` the elements that say the last point. */
   constructor(svg, figures) {
     svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
     this.#moving = svg.querySelector(".moving");
-    this.#lines = { edits: svg.querySelector(".edits"), people: svg.querySelector(".people") };
+    this.#lines = { edits: svg.querySelector(".edits"), people: svg.querySelector(".tabs") };
     this.#figures = figures;
   }
 

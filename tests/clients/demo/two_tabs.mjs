@@ -74,8 +74,8 @@ try {
     const words = (await text(page)).concat(" ", await page.inputValue("#title")).split(/\s+/).filter(Boolean).length;
     await page.waitForFunction((count) => document.getElementById("insight").textContent.startsWith(`${count} words`), words);
     await page.waitForFunction(() => Number(document.getElementById("tabs").textContent) >= 2);
-    const drawn = await page.getAttribute(".chart .people", "d");
-    await page.waitForFunction((before) => document.querySelector(".chart .people").getAttribute("d") !== before, drawn);
+    const drawn = await page.getAttribute(".chart .tabs", "d");
+    await page.waitForFunction((before) => document.querySelector(".chart .tabs").getAttribute("d") !== before, drawn);
   }
 
   // The other's caret is drawn, and a wave is seen.
