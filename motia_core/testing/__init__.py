@@ -20,6 +20,7 @@ from motia_core.testing.harness import Cannot, ExpectedFailure, Harness, Reader,
 from motia_core.testing.history import check_history
 from motia_core.testing.machine import Machine as TestMachine
 from motia_core.testing.order import Order as TestOrder
+from motia_core.testing.queues import Queues as TestQueues
 from motia_core.testing.subscribers import Resilience as TestResilience
 from motia_core.testing.subscribers import Subscribers as TestSubscribers
 
@@ -32,6 +33,7 @@ __all__ = [
     "TestForeign",
     "TestMachine",
     "TestOrder",
+    "TestQueues",
     "TestResilience",
     "TestSubscribers",
     "TestTriggers",

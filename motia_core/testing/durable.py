@@ -50,7 +50,7 @@ class Triggers(Suite):
 
     async def test_D1_each_matching_change_is_handled(self, world: World) -> None:
         docs = await world.stream()
-        adapter = _able(docs.hub.adapter)
+        adapter = able(docs.hub.adapter)
         seen = Seen()
         everything = Seen()
         some = trigger(seen.handle, accepts=lambda change: change.group_id == "g" and change.type != "event")
@@ -73,7 +73,7 @@ class Triggers(Suite):
 
     async def test_D1_a_condition_decides_and_one_that_raises_is_tried_again(self, world: World) -> None:
         docs = await world.stream()
-        adapter = _able(docs.hub.adapter)
+        adapter = able(docs.hub.adapter)
         seen = Seen()
         asked: Counter[str] = Counter()
 
@@ -93,7 +93,7 @@ class Triggers(Suite):
 
     async def test_D2_one_items_changes_in_order_and_different_items_at_once(self, world: World) -> None:
         docs = await world.stream()
-        adapter = _able(docs.hub.adapter)
+        adapter = able(docs.hub.adapter)
         running: dict[str, int] = {}
         most = 0
         handled: dict[str, list[int]] = {}
@@ -112,7 +112,7 @@ class Triggers(Suite):
             for n in range(20):
                 for item in range(6):
                     await docs.set("g", f"{item}", {"n": n})
-            await eventually(_async(lambda: _ends(handled, 6, 19)), "each item's last change to be handled")
+            await eventually(when(lambda: _ends(handled, 6, 19)), "each item's last change to be handled")
         full = docs.capabilities.history.level == "full"
         for numbers in handled.values():
             assert numbers == (list(range(20)) if full else sorted(set(numbers)))
@@ -120,7 +120,7 @@ class Triggers(Suite):
 
     async def test_D2_an_item_waits_for_the_change_that_fails(self, world: World) -> None:
         docs = await world.stream()
-        adapter = _able(docs.hub.adapter)
+        adapter = able(docs.hub.adapter)
         started: list[tuple[str, int]] = []
         failures = 3
 
@@ -133,17 +133,17 @@ class Triggers(Suite):
 
         async with Running(adapter, [trigger(handle, backoff=0.2, backoff_cap=0.2)]):
             await docs.set("g", "slow", {"n": 1})
-            await eventually(_async(lambda: ("slow", 1) in started), "the first attempt")
+            await eventually(when(lambda: ("slow", 1) in started), "the first attempt")
             await docs.set("g", "slow", {"n": 2})
             await docs.set("g", "other", {"n": 1})
-            await eventually(_async(lambda: ("slow", 2) in started), "the change that waited")
+            await eventually(when(lambda: ("slow", 2) in started), "the change that waited")
         slow = [n for id, n in started if id == "slow"]
         assert slow == [1, 1, 1, 1, 2]
         assert ("other", 1) in started
 
     async def test_D3_a_restart_goes_on_where_it_stopped(self, world: World) -> None:
         docs = await world.stream()
-        adapter = _able(docs.hub.adapter)
+        adapter = able(docs.hub.adapter)
         before, after = Seen(), Seen()
         await docs.set("g", "earlier", {"n": 0})
         async with Running(adapter, [trigger(before.handle)]):
@@ -161,7 +161,7 @@ class Triggers(Suite):
 
     async def test_D3_a_new_trigger_begins_now_or_at_the_beginning(self, world: World) -> None:
         docs = await world.stream()
-        adapter = _able(docs.hub.adapter)
+        adapter = able(docs.hub.adapter)
         await docs.set("g", "old", {"n": 1})
         now, beginning = Seen(), Seen()
         triggers = [
@@ -181,7 +181,7 @@ class Triggers(Suite):
 
     async def test_D4_a_handler_that_always_fails_ends_in_dead_letters(self, world: World) -> None:
         docs = await world.stream()
-        adapter = _able(docs.hub.adapter)
+        adapter = able(docs.hub.adapter)
         attempts: list[int] = []
         fine = Seen()
         broken = True
@@ -194,7 +194,7 @@ class Triggers(Suite):
 
         async with Running(adapter, [trigger(handle, attempts=3)]) as runner:
             await docs.set("g", "bad", {"n": 1})
-            await eventually(_async(lambda: bool(attempts)), "the first attempt")
+            await eventually(when(lambda: bool(attempts)), "the first attempt")
             await docs.set("g", "bad", {"n": 2})
             await docs.set("g", "good", {"n": 3})
             await settled(fine, 2)
@@ -216,7 +216,7 @@ class Triggers(Suite):
 
     async def test_D4_dead_letters_outlive_the_process_and_can_be_dropped(self, world: World) -> None:
         docs = await world.stream()
-        adapter = _able(docs.hub.adapter)
+        adapter = able(docs.hub.adapter)
 
         async def handle(change: Change, run: RunInfo) -> None:
             raise ValueError("never")
@@ -237,7 +237,7 @@ class Triggers(Suite):
 
     async def test_D5_two_processes_share_the_work_and_one_takes_over(self, world: World) -> None:
         docs = await world.stream()
-        adapters = [_able(docs.hub.adapter), await world.adapter()]
+        adapters = [able(docs.hub.adapter), await world.adapter()]
         if not docs.capabilities.multi_process:
             pytest.skip("several processes are declared unsupported")
         seen = [Seen(), Seen()]
@@ -255,13 +255,13 @@ class Triggers(Suite):
                 return all(len(s.runs) > 0 for s in seen)
 
             await eventually(both, "both to have their share")
-            await eventually(_async(lambda: sum(len(s.runs) for s in seen) >= count), "all to be handled")
+            await eventually(when(lambda: sum(len(s.runs) for s in seen) >= count), "all to be handled")
             assert sum(len(s.runs) for s in seen) == count
             await runners[0].stop()
             for _ in range(20):
                 count += 1
                 await docs.set("g", f"{count}", {"n": count})
-            await eventually(_async(lambda: sum(len(s.runs) for s in seen) >= count), "the rest to be handled")
+            await eventually(when(lambda: sum(len(s.runs) for s in seen) >= count), "the rest to be handled")
             assert sum(len(s.runs) for s in seen) == count, "something was handled twice although nobody crashed"
         finally:
             for runner in runners:
@@ -269,7 +269,7 @@ class Triggers(Suite):
 
     async def test_D5_of_processes_that_claim_at_once_one_has_each_partition(self, world: World) -> None:
         docs = await world.stream()
-        _able(docs.hub.adapter)
+        able(docs.hub.adapter)
         if not docs.capabilities.multi_process:
             pytest.skip("several processes are declared unsupported")
         for turn in range(3):
@@ -288,7 +288,7 @@ class Triggers(Suite):
             assert sorted(change.data["n"] for change, _ in seen.runs) == list(range(100))
 
     async def test_D6_what_was_trimmed_before_it_was_read_is_reported(self, world: World) -> None:
-        adapter = _able(await world.adapter(retention=Retention(count=20)))
+        adapter = able(await world.adapter(retention=Retention(count=20)))
         docs = await world.stream(adapter=adapter)
         async with Running(adapter, [trigger(Seen().handle)]):
             pass
@@ -306,7 +306,7 @@ class Triggers(Suite):
         seen = Seen()
         async with Running(adapter, [trigger(seen.handle)], report=reports.append) as runner:
             await docs.set("g", "last", {"n": -1})
-            await eventually(_async(lambda: bool(seen.of("last"))), "what came after the gap")
+            await eventually(when(lambda: bool(seen.of("last"))), "what came after the gap")
             gaps = await (await runner.dead_letters(KEY)).gaps()
         assert any(report.kind == "gap" for report in reports)
         assert gaps
@@ -322,7 +322,7 @@ class Triggers(Suite):
         """RELIABILITY 4: killed mid-handler, again and again."""
         job = _job(world, tmp_path, pause=0.005)
         docs = await world.stream()
-        _able(docs.hub.adapter)
+        able(docs.hub.adapter)
         workers = [await Worker.start(job), await Worker.start(job)]
         try:
             n = 0
@@ -343,7 +343,7 @@ class Triggers(Suite):
         """RELIABILITY 23: it wakes up, believes that it owns its partitions, and may move nothing."""
         job = _job(world, tmp_path, pause=0.02)
         docs = await world.stream()
-        adapter = _able(docs.hub.adapter)
+        adapter = able(docs.hub.adapter)
         workers = [await Worker.start(job), await Worker.start(job)]
         try:
             n = 0
@@ -380,7 +380,7 @@ class Triggers(Suite):
         """RELIABILITY 5, and worse: the handler takes the process with it."""
         job = _job(world, tmp_path, poison="killer", attempts=3, lease=0.5)
         docs = await world.stream()
-        adapter = _able(docs.hub.adapter)
+        adapter = able(docs.hub.adapter)
         await docs.set("g", "killer", {"n": 0})
         await docs.set("g", "fine", {"n": 1})
         worker = await Worker.start(job)
@@ -397,7 +397,7 @@ class Triggers(Suite):
             await eventually(buried, "the killer to be buried")
             await docs.set("g", "after", {"n": 2})
             await eventually(
-                _async(
+                when(
                     lambda: {line.id for line in read_journal(job.journal) if line.kind == "end"} >= {"fine", "after"}
                 ),
                 "the others to be handled",
@@ -437,8 +437,8 @@ def judge(lines: Sequence[Line], *, every: Iterable[int] = (), fenced: int | Non
             assert not waiting, f"{line.n} of item {line.id} began before {waiting}"
 
 
-def _able(adapter: Adapter) -> Adapter:
-    """Skip the test where the backend declares that triggers cannot run."""
+def able(adapter: Adapter) -> Adapter:
+    """The adapter; skip the test where the backend declares that triggers cannot run."""
     capabilities = adapter.capabilities(StreamSpec("$control", hidden=True, log=False))
     for name in ("conditional_writes", "batch"):
         support = getattr(capabilities, name)
@@ -449,13 +449,15 @@ def _able(adapter: Adapter) -> Adapter:
 
 def _job(world: World, folder: Path, **options: Any) -> Job:
     try:
-        make = world.harness.maker()
+        make = world.harness.maker(world.settings())
     except Cannot as reason:
         pytest.skip(str(reason))
     return Job(make, world.settings(), folder / "journal", **{"lease": LEASE, **options})
 
 
-def _async(check: Callable[[], bool]) -> Callable[[], Any]:
+def when(check: Callable[[], bool]) -> Callable[[], Any]:
+    """A condition as `eventually` takes it."""
+
     async def checked() -> bool:
         return check()
 
@@ -468,11 +470,11 @@ def _ends(handled: dict[str, list[int]], items: int, last: int) -> bool:
 
 async def settled(seen: Seen, count: int) -> None:
     """Wait until so many runs were seen."""
-    await eventually(_async(lambda: len(seen.runs) >= count), f"{count} runs")
+    await eventually(when(lambda: len(seen.runs) >= count), f"{count} runs")
 
 
 async def _progress(job: Job, lines: int) -> None:
-    await eventually(_async(lambda: len(read_journal(job.journal)) >= lines), "the workers to go on")
+    await eventually(when(lambda: len(read_journal(job.journal)) >= lines), "the workers to go on")
 
 
 async def _complete(job: Job, docs: Any, n: int, without: int | None = None) -> None:

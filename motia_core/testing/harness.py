@@ -57,7 +57,7 @@ class Harness(ABC):
     def make(self, settings: StorageSettings) -> Adapter:
         """A new adapter on the store, not open: each plays another process."""
 
-    def maker(self) -> Callable[[StorageSettings], Adapter]:
+    def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
         """What makes an adapter on the store in *another process*: it must survive pickling."""
         raise Cannot("no other process can reach this store")
 

@@ -107,7 +107,7 @@ class SQLite(Harness):
     def make(self, settings: StorageSettings) -> Adapter:
         return SqliteAdapter(settings, SqliteOptions(path=self.path))
 
-    def maker(self) -> Callable[[StorageSettings], Adapter]:
+    def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
         return partial(SqliteAdapter, options=SqliteOptions(path=self.path))
 
     async def restart(self) -> None:
@@ -153,6 +153,9 @@ class SQLiteMapped(SQLite):
         self.folder = path
 
     def make(self, settings: StorageSettings) -> Adapter:
+        return SqliteAdapter(settings, self._options(settings))
+
+    def _options(self, settings: StorageSettings) -> SqliteOptions:
         path = self._path(settings.namespace)
         self._create(path, f"orders_{settings.namespace}")
         mapped = MappedOptions(
@@ -163,7 +166,10 @@ class SQLiteMapped(SQLite):
             json_fields=("tags",),
             include_ids=False,
         )
-        return SqliteAdapter(settings, SqliteOptions(path=path, mapped=mapped))
+        return SqliteOptions(path=path, mapped=mapped)
+
+    def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
+        return partial(SqliteAdapter, options=self._options(settings))
 
     async def wipe(self) -> None:
         empty = self.folder / "empty"

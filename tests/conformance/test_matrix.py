@@ -5,9 +5,19 @@ from motia_core.testing import (
     TestForeign,
     TestMachine,
     TestOrder,
+    TestQueues,
     TestResilience,
     TestSubscribers,
     TestTriggers,
 )
 
-__all__ = ["TestData", "TestForeign", "TestMachine", "TestOrder", "TestResilience", "TestSubscribers", "TestTriggers"]
+__all__ = [
+    "TestData",
+    "TestForeign",
+    "TestMachine",
+    "TestOrder",
+    "TestQueues",
+    "TestResilience",
+    "TestSubscribers",
+    "TestTriggers",
+]
