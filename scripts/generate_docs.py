@@ -109,7 +109,7 @@ def codes() -> str:
 
 
 COUNTS = {"passed": "passed", "failed": "FAILED", "skipped": "n/a"}
-LETTERS = {"A": "data", "B": "order", "C": "subscribers", "F": "trouble"}
+LETTERS = {"A": "data", "B": "order", "C": "subscribers", "D": "triggers", "F": "trouble"}
 MARKS = {"full": "yes", "limited": "limited", "unsupported": "no"}
 
 

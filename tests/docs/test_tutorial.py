@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +14,9 @@ from motia_core import Motia
 from motia_core.config import Settings
 from motia_core.server import make_server
 
-TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial.md"
-BLOCKS = re.findall(r"^```(\w+)([^\n]*)\n(.*?)^```$", TUTORIAL.read_text(), re.M | re.S)
+from .blocks import blocks, write_files
+
+BLOCKS = blocks("tutorial.md")
 
 
 def block(language: str, about: str = "") -> str:
@@ -36,12 +36,7 @@ def test_the_library_prints_what_the_tutorial_says(tmp_path: Path) -> None:
 
 
 async def test_the_project_serves_the_client(tmp_path: Path) -> None:
-    for language, rest, text in BLOCKS:
-        if "file=" in rest:
-            assert language == "python"
-            file = tmp_path / rest.strip().removeprefix("file=")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text)
+    write_files("tutorial.md", tmp_path)
     (tmp_path / "motia.toml").write_text(block("toml"))
     server = make_server(Motia.from_project(tmp_path), port=0)
     serving = asyncio.create_task(server.serve())
