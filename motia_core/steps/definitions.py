@@ -195,11 +195,9 @@ def stream(
     what = f"stream({name!r})"
     try:
         check_stream_name(name)
-        for value, label in ((group_id, "group_id"), (item_id, "item_id")):
-            if value is not None:
-                check_id(value, label)
     except InvalidName as error:
         raise ConfigError(f"{what}: {error}") from None
+    _check_ids(what, group_id=group_id, item_id=item_id)
     _check_condition(what, condition)
     _check_start(what, start)
     return StreamTrigger(name, group_id, item_id, condition, _kinds(what, events), start)
@@ -214,10 +212,7 @@ def queue(
     """Run on each message that `ctx.enqueue` puts on a topic."""
     if not isinstance(topic, str) or not topic:
         raise ConfigError(f"queue({topic!r}): the topic must be text")
-    try:
-        check_id(topic, "the topic")
-    except InvalidName as error:
-        raise ConfigError(f"queue({topic!r}): {error}") from None
+    _check_ids(f"queue({topic!r})", topic=topic)
     _check_condition(f"queue({topic!r})", condition)
     return QueueTrigger(topic, input, condition)
 
@@ -248,12 +243,7 @@ def state(
 ) -> StateTrigger:
     """Run when state changes, of one group or key if given."""
     what = "state()"
-    try:
-        for value, label in ((group_id, "group_id"), (key, "key")):
-            if value is not None:
-                check_id(value, label)
-    except InvalidName as error:
-        raise ConfigError(f"{what}: {error}") from None
+    _check_ids(what, group_id=group_id, key=key)
     _check_condition(what, condition)
     _check_start(what, start)
     return StateTrigger(group_id, key, condition, _kinds(what, events), start)
@@ -282,6 +272,15 @@ def _previous(name: str, config: Mapping[str, Any]) -> str | None:
     if previous is not None and (not isinstance(previous, str) or not previous or previous == name):
         raise ConfigError(f"step {name!r}: 'previous' must be the other name that it had")
     return previous
+
+
+def _check_ids(what: str, **ids: Any) -> None:
+    try:
+        for label, value in ids.items():
+            if value is not None:
+                check_id(value, label)
+    except InvalidName as error:
+        raise ConfigError(f"{what}: {error}") from None
 
 
 def _check_condition(what: str, condition: Any) -> None:

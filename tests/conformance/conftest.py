@@ -19,53 +19,20 @@ from motia_adapters.sqlite.options import MappedOptions, SqliteOptions
 
 from motia_core.adapter import Adapter, Capabilities, StorageSettings, unsupported
 from motia_core.errors import UnsupportedCapability
-from motia_core.memory import CAPABILITIES, MemoryAdapter, MemoryStore
+from motia_core.memory import CAPABILITIES, MemoryAdapter
 from motia_core.model import StreamSpec, Write, WriteResult
 from motia_core.testing import Cannot, ExpectedFailure, Harness, world
-from motia_core.testing.coalesced import CoalescedAdapter
-from motia_core.values import encode_object
+from motia_core.testing.references import CoalescedHarness, MemoryHarness
 
 
-class Memory(Harness):
-    name = "memory"
-
+class Memory(MemoryHarness):
     def __init__(self, path: Path) -> None:
-        self.store = MemoryStore()
-
-    def make(self, settings: StorageSettings) -> Adapter:
-        return MemoryAdapter(settings, self.store)
-
-    async def wipe(self) -> None:
-        self.store.wipe()
-
-    async def lose_reply(self) -> None:
-        self.store.lose_replies = 1
+        super().__init__()
 
 
-class Coalesced(Memory):
-    """The reference for storage that tells states; another program writes straight into it."""
-
-    name = "coalesced"
-
-    def make(self, settings: StorageSettings) -> Adapter:
-        return CoalescedAdapter(settings, self.store)
-
-    async def set_out_of_band(
-        self, settings: StorageSettings, stream: StreamSpec, group: str, id: str, value: Any
-    ) -> None:
-        self._write(settings, stream, Write("set", group, id, encode_object(value)))
-
-    async def delete_out_of_band(self, settings: StorageSettings, stream: StreamSpec, group: str, id: str) -> None:
-        self._write(settings, stream, Write("delete", group, id))
-
-    async def move_out_of_band(
-        self, settings: StorageSettings, stream: StreamSpec, group: str, id: str, to: str
-    ) -> None:
-        json = self.store.stream(settings.namespace, stream.name).groups[group][id].json
-        self._write(settings, stream, Write("delete", group, id), Write("set", to, id, json))
-
-    def _write(self, settings: StorageSettings, stream: StreamSpec, *writes: Write) -> None:
-        CoalescedAdapter(settings, self.store).write_as_another_program(stream, writes)
+class Coalesced(CoalescedHarness):
+    def __init__(self, path: Path) -> None:
+        super().__init__()
 
 
 class ModestAdapter(MemoryAdapter):
@@ -231,7 +198,7 @@ class SQLiteMapped(SQLite):
             )
 
 
-BACKENDS: list[type[Memory | SQLite]] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped]
+BACKENDS: list[Any] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped]
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
