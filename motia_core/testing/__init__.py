@@ -19,6 +19,8 @@ from motia_core.testing.harness import Cannot, ExpectedFailure, Harness, Reader,
 from motia_core.testing.history import check_history
 from motia_core.testing.machine import Machine as TestMachine
 from motia_core.testing.order import Order as TestOrder
+from motia_core.testing.races import Races as TestRaces
+from motia_core.testing.reads import Reads as TestReads
 from motia_core.testing.subscribers import Resilience as TestResilience
 from motia_core.testing.subscribers import Subscribers as TestSubscribers
 
@@ -31,6 +33,8 @@ __all__ = [
     "TestForeign",
     "TestMachine",
     "TestOrder",
+    "TestRaces",
+    "TestReads",
     "TestResilience",
     "TestSubscribers",
     "World",

@@ -1,5 +1,5 @@
 """Not collected by itself: see `test_faults.py`."""
 
-from motia_core.testing import TestData, TestForeign, TestOrder, TestResilience, TestSubscribers
+from motia_core.testing import TestData, TestForeign, TestOrder, TestRaces, TestReads, TestResilience, TestSubscribers
 
-__all__ = ["TestData", "TestForeign", "TestOrder", "TestResilience", "TestSubscribers"]
+__all__ = ["TestData", "TestForeign", "TestOrder", "TestRaces", "TestReads", "TestResilience", "TestSubscribers"]
