@@ -23,9 +23,9 @@ class Races(Suite):
 
     async def test_A4_old_and_new_values_of_racing_writes_form_a_chain(self, world: World) -> None:
         docs = await world.stream()
+        before = (await docs.set("g", "x", {"n": -1})).new_value
         results = await asyncio.gather(*(docs.set("g", "x", {"n": number}) for number in range(40)))
         results.sort(key=lambda result: result.position)
-        before = None
         for result in results:
             assert result.old_value == before
             before = result.new_value
@@ -114,6 +114,33 @@ class Races(Suite):
             await asyncio.gather(task, return_exceptions=True)
         await docs.set("g", "last", {})  # whatever was still under way is settled behind it
         assert {len(await docs.list(f"{turn}")) for turn in range(12)} <= {0, 5}
+
+    async def test_B2_one_item_too_is_shown_as_its_position_says(self, world: World) -> None:
+        docs = await world.stream()
+        adapter = docs.hub.adapter
+        start = (await docs.set("g", "x", {"n": 0})).position
+        stop = False
+
+        async def write() -> None:
+            number = 0
+            while not stop:
+                number += 1
+                await docs.set("g", "x", {"n": number})
+
+        writer = asyncio.create_task(write())
+        snapshots = []
+        for _ in range(20):
+            snapshots.append(await adapter.snapshot(SPEC, "g", "x", limit=None))
+            await asyncio.sleep(0)
+        stop = True
+        await writer
+        log = await read_log(adapter, SPEC, start)
+        for snapshot in snapshots:
+            (item,) = snapshot.items
+            before = [change.data["n"] for change in log if change.position <= snapshot.position]
+            after = [change.data["n"] for change in log if change.position > snapshot.position]
+            assert item.value["n"] == max(before, default=0) or is_coalesced(docs)
+            assert max(before, default=0) <= item.value["n"] < min(after, default=item.value["n"] + 1)
 
     async def test_B7_a_watch_that_is_overtaken_says_so_or_misses_nothing(self, world: World) -> None:
         adapter = await world.adapter(retention=Retention(count=20))
