@@ -530,6 +530,5 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
-# At the end: it registers its own with what stands above.
-import motia_core.testing.faults_foreign  # noqa: E402
-import motia_core.testing.faults_races  # noqa: E402, F401
+# At the end: they register their own with what stands above.
+from motia_core.testing import faults_foreign, faults_races  # noqa: E402, F401
