@@ -21,6 +21,8 @@ from motia_core.testing.history import check_history
 from motia_core.testing.machine import Machine as TestMachine
 from motia_core.testing.order import Order as TestOrder
 from motia_core.testing.queues import Queues as TestQueues
+from motia_core.testing.races import Races as TestRaces
+from motia_core.testing.reads import Reads as TestReads
 from motia_core.testing.subscribers import Resilience as TestResilience
 from motia_core.testing.subscribers import Subscribers as TestSubscribers
 
@@ -34,6 +36,8 @@ __all__ = [
     "TestMachine",
     "TestOrder",
     "TestQueues",
+    "TestRaces",
+    "TestReads",
     "TestResilience",
     "TestSubscribers",
     "TestTriggers",

@@ -344,9 +344,11 @@ class Data(Suite):
             await docs.set("g", name, {"id": name})
         ordered = sorted(names, key=str.encode)
         assert [item["id"] for item in await docs.list("g")] == ordered
-        pages, after = [], None
+        pages: list[str] = []
+        after = None
         while page := await docs.list("g", limit=5, after=after):
             assert len(page) <= 5
+            assert len(pages) < len(names), "a page that was there before came again"
             pages += [item["id"] for item in page]
             after = page[-1]["id"]
         assert pages == ordered

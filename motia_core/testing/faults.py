@@ -111,7 +111,7 @@ class HalfAnUpdate(MemoryAdapter):
         return item.json if item else None
 
 
-@fault("A4", "A3", "C1", "F3", "A10")
+@fault("A4", "A3", "C1", "F3", "A10", "A5")
 class NonAtomicUpdate(MemoryAdapter):
     """An update reads, lets others run, and writes what it made of the old value."""
 
@@ -126,7 +126,7 @@ class NonAtomicUpdate(MemoryAdapter):
         return await super().write(stream, writes)
 
 
-@fault("A5", "F5", "A7")
+@fault("A5", "F5", "A7", "A10")
 class IgnoresExpect(MemoryAdapter):
     """``expect=`` is accepted and not looked at."""
 
@@ -143,7 +143,7 @@ class UnsortedPages(MemoryAdapter):
         return sorted(items, key=lambda item: item.version)
 
 
-@fault("A6", "A10")
+@fault("A6", "A10", "F2")
 class EmptyGroupsStay(MemoryAdapter):
     """A group whose last item is deleted is still listed."""
 
@@ -172,7 +172,7 @@ class PartialBatch(MemoryAdapter):
         return results
 
 
-@fault("A8", "A9")
+@fault("A8", "A9", "A7")
 class SkipsTheSchema(MemoryAdapter):
     """Updates are computed without `Write.resolve`, and so without schema and limits."""
 
@@ -277,7 +277,7 @@ class _OwnWatch(MemoryAdapter):
         raise NotImplementedError
 
 
-@fault("B2", "A2", "A7", "A10", "B1", "B3", "B4", "B6", "B7", "B10", "C1", "C2", "C5", "C3")
+@fault("B2", "A2", "A7", "A10", "B1", "B3", "B4", "B6", "B7", "B10", "C1", "C2", "C5", "C3", "A9")
 class ReordersTwoItems(_OwnWatch):
     """Two changes of different items that come together change places."""
 
@@ -290,7 +290,28 @@ class ReordersTwoItems(_OwnWatch):
         return Batch(tuple(changes), batch.position)
 
 
-@fault("B2", "A7", "B1", "B3", "B6", "B7", "B8", "B10", "C1", "C2", "C3", "C5", "C6", "F3", "A2", "A10", "B4", "F4")
+@fault(
+    "B2",
+    "A7",
+    "B1",
+    "B3",
+    "B6",
+    "B7",
+    "B8",
+    "B10",
+    "C1",
+    "C2",
+    "C3",
+    "C5",
+    "C6",
+    "F3",
+    "A2",
+    "A10",
+    "B4",
+    "F4",
+    "A9",
+    "F2",
+)
 class LateCommit(_OwnWatch):
     """Every seventh change appears only after later ones have been read."""
 
@@ -307,7 +328,7 @@ class LateCommit(_OwnWatch):
         return Batch((*kept, *([held] if held else [])), batch.position)
 
 
-@fault("B3", "A2", "A7", "A10", "B1", "B2", "B4", "B6", "B7", "B10", "C2", "F5", "A3", "A5", "A8")
+@fault("B3", "A2", "A7", "A10", "B1", "B2", "B4", "B6", "B7", "B10", "C2", "F5", "A3", "A5", "A8", "F2")
 class DuplicatesOnResume(_OwnWatch):
     """A watch begins with the change at its own position."""
 
@@ -431,7 +452,7 @@ class SnapshotNewerThanItsPosition(MemoryAdapter):
         return replace(snapshot, position=self.store.position(max(state.floor, state.seq - 1)))
 
 
-@fault("C1", "B2", "B1", "B8", "C2", "C5", "C3", "C4")
+@fault("C1", "B2", "B1", "B8", "C2", "C5", "C3", "C4", "A1", "A2", "A6", "A9")
 class SnapshotOlderThanItsPosition(MemoryAdapter):
     """A snapshot lacks the last item that its position says is in it."""
 
@@ -509,6 +530,5 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
-# At the end: it registers its own with what stands above.
-import motia_core.testing.faults_foreign  # noqa: E402
-import motia_core.testing.faults_triggers  # noqa: E402, F401
+# At the end: they register their own with what stands above.
+from motia_core.testing import faults_foreign, faults_races, faults_triggers  # noqa: E402, F401

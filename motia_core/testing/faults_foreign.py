@@ -96,3 +96,16 @@ class EqualWritesBreakConditions(CoalescedAdapter):
                 state.groups[result.group][result.id or ""].version = version
                 changed[at] = replace(result, version=version)
         return changed
+
+
+@fault("B9", "B1", "B5")
+class DeletesWithTheFirstValue(CoalescedAdapter):
+    """A delete carries the value that the first of the changes told as one had."""
+
+    def coalesce(self, changes: Iterable[Change]) -> Iterable[Change]:
+        changes = list(changes)
+        first: dict[object, Change] = {}
+        for change in changes:
+            first.setdefault((change.group_id, change.id), change)
+        for change in super().coalesce(changes):
+            yield replace(change, json=first[change.group_id, change.id].json) if change.type == "delete" else change

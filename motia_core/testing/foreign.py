@@ -220,14 +220,15 @@ class Foreign(Suite):
         await docs.delete("g", "again")
         await docs.set("g", "again", {"n": 2})
         await docs.set("g", "gone", {"n": 2})
+        await docs.set("g", "gone", {"n": 3})
         await docs.delete("g", "gone")
         await docs.set("g", "new", {"n": 1})
         await docs.set("g", "new", {"n": 2})
         expected = [
             Told("delete", "g", "again", {"n": 1}),
             Told("create", "g", "again", {"n": 2}),
-            Told("update", "g", "gone", {"n": 2}),
-            Told("delete", "g", "gone", {"n": 2}),
+            Told("update", "g", "gone", {"n": 3}),
+            Told("delete", "g", "gone", {"n": 3}),
             Told("create", "g", "new", {"n": 1}),
             Told("update", "g", "new", {"n": 2}),
         ]

@@ -439,7 +439,7 @@ class Order(Suite):
     async def test_F5_a_quiet_watch_reaches_the_head(self, world: World) -> None:
         """Progress: other streams' traffic moves a quiet stream's position along."""
         adapter = await world.adapter()
-        quiet, busy = SPEC, await _hidden(world, adapter, StreamSpec("$busy", hidden=True))
+        quiet, busy = SPEC, await hidden_stream(adapter, StreamSpec("$busy", hidden=True))
         await adapter.prepare(quiet)
         reader = Reader(adapter.watch(quiet, await adapter.head(quiet)))
         await reader.count(1)
@@ -453,7 +453,7 @@ class Order(Suite):
     async def test_F5_hidden_streams_without_a_log_store_and_guard(self, world: World) -> None:
         adapter = await world.adapter()
         spec = StreamSpec("$control", hidden=True, log=False)
-        control = await _hidden(world, adapter, spec)
+        control = await hidden_stream(adapter, spec)
         first = await control.set("workers", "a", {"beat": 1}, expect="absent")
         async with control.batch() as batch:
             for number in range(16):
@@ -477,7 +477,8 @@ def _ahead(position: str) -> str:
     return position[:at] + chr(ord(position[at]) + 1 if position[at] != "9" else ord("a")) + position[at + 1 :]
 
 
-async def _hidden(world: World, adapter: Any, spec: StreamSpec) -> Any:
+async def hidden_stream(adapter: Any, spec: StreamSpec) -> Any:
+    """A stream of motia-core's own, as the trigger runner keeps them."""
     from motia_core.hub import Hub
     from motia_core.streams import Stream
 

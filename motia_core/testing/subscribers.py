@@ -96,8 +96,9 @@ class Subscribers(Suite):
 
         async def write(number: int) -> int:
             turn = 0
+            name = {"type": "set", "path": "title", "value": f"{number}"}
             while not stop:
-                await writers[0].update("g", f"{number}", [{"type": "increment", "path": "n", "by": 1}])
+                await writers[0].update("g", f"{number}", [{"type": "increment", "path": "n", "by": 1}, name])
                 turn += 1
                 if turn % 20 == 0:
                     await writers[0].delete("g", f"{number}")
@@ -436,31 +437,21 @@ def _check_subscriber(seen: list[Any], final: dict[str, Any]) -> None:
     assert seen[0].type == "sync"
     state: dict[str, Any] = {}
     position = ""
-    synced: list[int] = []
-    counted: dict[str, int] = {}
     for entry in seen:
         assert entry.position >= position if entry.type == "sync" else entry.position > position
         position = entry.position
         if entry.type == "sync":
-            # Items carry no id here: they are told apart by the counters of their writers.
-            counted = {}
-            state = {}
-            synced = [item["n"] for item in entry.data]
-        elif entry.type == "delete":
+            state = {item["title"]: item for item in entry.data}  # it is the id
+            continue
+        before = state.pop(entry.id, None)
+        if entry.type == "delete":
+            assert before == entry.data
             assert entry.data["n"] == 20
-            state[entry.id] = None
-            counted[entry.id] = 0
-        elif entry.id != "last":
-            expected = counted.get(entry.id)
-            assert entry.data["n"] == expected + 1 if expected is not None else entry.data["n"] - 1 in (0, *synced)
-            counted[entry.id] = entry.data["n"]
-            state[entry.id] = entry.data
         else:
             state[entry.id] = entry.data
-    for id, value in final.items():
-        assert state.get(id, value) == value
-        if id not in state:
-            assert value["n"] in synced
+            if entry.id != "last":
+                assert entry.data["n"] == (before["n"] if before else 0) + 1
+    assert state == final
 
 
 def _check_states(seen: list[Any], final: dict[str, Any]) -> None:

@@ -175,6 +175,31 @@ async def test_replaced_rows_are_told_also_where_their_delete_triggers_run(
     assert log[2:] == [("create", "g", "a", {"n": 7, "mail": "b@x"})]
 
 
+async def test_what_a_statement_that_did_nothing_put_aside_is_not_told_again(
+    bench: Any, plain: Plain, words: Any
+) -> None:
+    other = plain()
+    other.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, mail TEXT UNIQUE)")
+    other.execute("INSERT INTO orders VALUES (1, 'g', 'a'), (2, 'g', 'b')")
+    adapter = await bench.open(mapped=MAPPED)
+    head = await adapter.head(words.DOCS)
+    other.execute("BEGIN")  # nobody tidies up in between
+    other.execute("INSERT OR IGNORE INTO orders VALUES (2, 'h', 'a')")
+    other.execute("INSERT OR IGNORE INTO orders VALUES (1, 'h', 'a')")
+    other.execute("REPLACE INTO orders VALUES (3, 'g', 'a')")  # 1 is gone
+    other.execute("UPDATE orders SET customer = 'h' WHERE id = 2")
+    other.execute("UPDATE orders SET id = 1 WHERE id = 3")
+    other.execute("COMMIT")
+    assert await since(bench, adapter, head, words) == [
+        ("delete", "g", "1", {"mail": "a"}),
+        ("create", "g", "3", {"mail": "a"}),
+        ("delete", "g", "2", {"mail": "b"}),
+        ("create", "h", "2", {"mail": "b"}),
+        ("delete", "g", "3", {"mail": "a"}),
+        ("create", "g", "1", {"mail": "a"}),
+    ]
+
+
 async def test_replacing_with_ids_that_sqlite_chooses(bench: Any, plain: Plain, words: Any) -> None:
     other = plain()
     other.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, mail TEXT UNIQUE)")

@@ -37,7 +37,7 @@ def failures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         running.append((subprocess.Popen(command, env=environment, stdout=log, stderr=log), report, log))
     found: dict[str, list[str]] = {}
     for process, report, log in running:
-        process.wait(timeout=300)
+        process.wait(timeout=900)
         log.close()
         assert report.exists(), Path(log.name).read_text()[-3000:]
         found |= json.loads(report.read_text())

@@ -225,6 +225,11 @@ def statements(table: Table, stream: int) -> list[str]:
         f"  INSERT INTO {change} SELECT 'delete', {', '.join(f'p.{column}' for column in ('grp', 'id', *cells))}\n"
         f"    FROM {replaced} AS p WHERE {cause} AND NOT EXISTS\n"
         f"    (SELECT 1 FROM {name} AS t WHERE {group.exact('t')} = p.grp AND {id.exact('t')} = p.id);\n"
+        # Once told, whatever else put them aside (a statement that then did nothing) must not tell it again.
+        f"  DELETE FROM {replaced} WHERE rowid IN (SELECT q.rowid FROM {replaced} AS p JOIN {replaced} AS q"
+        f" ON q.grp = p.grp AND q.id = p.id\n    WHERE {_cause('p.for_grp', group)} AND {_cause('p.for_id', id)}"
+        f" AND NOT EXISTS\n"
+        f"    (SELECT 1 FROM {name} AS t WHERE {group.exact('t')} = p.grp AND {id.exact('t')} = p.id));\n"
     )
     was_there = f"EXISTS (SELECT 1 FROM {replaced} WHERE {cause} AND {of_new})"
     forget = f"  DELETE FROM {replaced} WHERE {cause};\n"
