@@ -119,7 +119,7 @@ async def _storage(name: str, entry: StorageEntry) -> AsyncIterator[Report]:
     try:
         adapter = entry.build()
     except MotiaError as error:
-        yield Report(about, "error", mask_urls(str(error)))
+        yield Report(about, "error", _about(about, error))
         return
     try:
         await adapter.open()
@@ -129,6 +129,11 @@ async def _storage(name: str, entry: StorageEntry) -> AsyncIterator[Report]:
                 about, finding.level, f"{entry.plugin.name} at {adapter.address}: {finding.message}", finding.remedy
             )
     except MotiaError as error:
-        yield Report(about, "error", mask_urls(str(error)))
+        yield Report(about, "error", _about(about, error))
     finally:
         await adapter.close()
+
+
+def _about(about: str, error: MotiaError) -> str:
+    """What an error says, without what stands before it anyway."""
+    return mask_urls(str(error)).removeprefix(f"{about}: ")

@@ -31,10 +31,10 @@ name = "motia-{name}"
 version = "0.1.0"
 description = "motia-core streams on {title}"
 requires-python = ">=3.11"
-dependencies = ["motia-core>={version}"]
+dependencies = ["motia-core~={version}"]
 
 [project.optional-dependencies]
-test = ["motia-core[testing]>={version}"]
+test = ["motia-core[testing]~={version}"]
 
 [project.entry-points."motia.adapters"]
 {name} = "{package}.plugin"

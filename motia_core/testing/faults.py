@@ -419,6 +419,14 @@ class NeverTrims(MemoryAdapter):
         return
 
 
+@fault("B7")
+class IgnoresAge(MemoryAdapter):
+    """Only the number of changes bounds the log, never their age."""
+
+    def __init__(self, settings: StorageSettings, store: MemoryStore) -> None:
+        super().__init__(replace(settings, retention=replace(settings.retention, age=None)), store)
+
+
 @fault("B10", "B2", "B1")
 class TimestampGoesBack(MemoryAdapter):
     """Now and then a change is dated before the one before it, as a clock that is set back would."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from motia_core.adapter import Adapter, Retention, StorageSettings
+from motia_core.adapter_checks import check_adapter_class
 from motia_core.hub import Hub
 from motia_core.model import Change, StreamSpec
 from motia_core.schema import compile_schema
@@ -130,8 +131,9 @@ class World:
         )
 
     async def adapter(self, *, retention: Retention | None = None, namespace: str | None = None) -> Adapter:
-        """An open adapter, as a process of its own would have."""
+        """An open adapter, as a process of its own would have. Raises `PluginError` if it is none."""
         adapter = self.harness.make(self.settings(retention=retention, namespace=namespace))
+        check_adapter_class(type(adapter))
         await adapter.open()
         self._adapters.append(adapter)
         return adapter

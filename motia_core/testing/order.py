@@ -369,6 +369,23 @@ class Order(Suite):
         assert len(rest) >= 20
         assert [c.position for c in rest if c.position <= positions[-1]] == [p for p in positions if p > floor]
 
+    async def test_B7_retention_by_age_forgets_what_is_old(self, world: World) -> None:
+        adapter = await world.adapter(retention=Retention(count=None, age=0.3))
+        docs = await world.stream(adapter=adapter)
+        head = await adapter.head(SPEC)
+        old = (await docs.set("g", "old", {"n": 1})).position
+
+        async def forgotten() -> bool:
+            await docs.set("g", secrets.token_hex(8), {"n": 2})
+            return await adapter.floor(SPEC) >= old
+
+        await eventually(forgotten, "the old change to be trimmed")
+        with pytest.raises(PositionExpired):
+            await read_log(adapter, SPEC, head)
+        new = await docs.set("g", "new", {"n": 3})
+        assert (await read_log(adapter, SPEC, await adapter.floor(SPEC)))[-1].position >= new.position
+        assert await docs.get("g", "old") == {"n": 1}, "retention is about the log, not about items"
+
     async def test_B8_a_wipe_reaches_subscribers(self, world: World) -> None:
         docs = await world.stream()
         await docs.set("g", "x", {"n": 1})
