@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
@@ -15,6 +16,8 @@ from motia_core.triggers.clock import Alarm, Clock
 from motia_core.triggers.definition import OrderKey, Report, RunInfo, Trigger
 from motia_core.triggers.entries import Entry, State
 from motia_core.triggers.partition import Partition
+
+log = logging.getLogger("motia.triggers")
 
 SLICE = 64
 """Handlers that may end without awaiting before the event loop gets its turn."""
@@ -85,6 +88,11 @@ class Crew:
         """A flush was acknowledged: there is room again."""
         self.pump()
         self.eased()
+
+    def buried(self, entry: Entry) -> None:
+        """Its dead letter is stored: somebody should know."""
+        message = f"{_what(entry)} is given up after {entry.attempts} attempts, as a dead letter: {entry.error}"
+        self._report(Report("dead", message, self.trigger.name, {"position": entry.position}))
 
     def cover(self, messages: list[str]) -> None:
         """The store knows that these messages are settled."""
@@ -237,6 +245,11 @@ class Crew:
             text = "timed out" if cancelled == "timeout" else f"{type(error).__name__}: {error}"
             self.last_error = text
             partition.failed(entry, text[:2_000])
+            message = "trigger %s: attempt %d of %d for %s failed: %s"
+            where = None if cancelled == "timeout" else error
+            log.warning(
+                message, self.trigger.name, entry.attempts, self.max_attempts, _what(entry), text, exc_info=where
+            )
 
     def _overdue(self) -> None:
         """Cancel the handlers that have had their time; one alarm for all of them."""
@@ -354,6 +367,11 @@ class _Run:
                 step = steps.send
             except BaseException as error:
                 step, argument = steps.throw, error
+
+
+def _what(entry: Entry) -> str:
+    group, id = entry.change.group_id, entry.change.id
+    return f"{entry.change.type} of {group}" if id is None else f"{entry.change.type} of {group}/{id}"
 
 
 def _nothing() -> None:

@@ -36,7 +36,7 @@ HANDLERS_MAY_END = 10.0
 CANCELLED_MAY_END = 2.0
 """Seconds that it then gives them to come to their end."""
 
-LOUD = frozenset({"gap", "stuck", "limit", "reset", "trouble"})
+LOUD = frozenset({"gap", "dead", "stuck", "limit", "reset", "trouble"})
 
 
 class Runner:
@@ -334,6 +334,7 @@ class Runner:
             if partition.draining:
                 self.flusher.hurry()
             elif crew.trigger.schedule is not None:
+                partition.caught_up()
                 partition.reopen()
                 self._spawn(run_schedule(self.clock, partition, crew.trigger.schedule, crew.trigger.key))
             elif partition.fresh:
