@@ -112,7 +112,7 @@ def message_trigger(step: Step, index: int, number: int, trigger: QueueTrigger, 
     condition = trigger.condition
     key = (step.name, "queue", trigger.topic, str(number))
     run_handler = runner_of(step)
-    check = compile_schema(f"{step.name} (queue {trigger.topic})", trigger.input)
+    check = compile_schema(f"{step.where}: queue({trigger.topic!r})", trigger.input)
 
     def read(change: Change) -> Any:
         data = change.data["data"]

@@ -69,6 +69,25 @@ async def test_a_failing_change_is_tried_n_times_while_its_item_waits_and_others
     assert [status.last_error for status in await runner.status()] == ["ValueError: never"]
 
 
+async def test_failures_are_logged_and_a_dead_letter_is_reported(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act(change: Change, info: RunInfo) -> None:
+        raise ValueError("no good")
+
+    seen = Seen()
+    seen.act = act
+    await world.run(trigger(seen, attempts=2))
+    await world.put("bad", {"n": 1})
+    await until(lambda: "dead" in world.kinds())
+    (report,) = [report for report in world.reports if report.kind == "dead"]
+    assert report.message == "create of g/bad is given up after 2 attempts, as a dead letter: ValueError: no good"
+    failed = [record for record in caplog.records if "attempt" in record.getMessage() and record.exc_info]
+    assert [record.getMessage() for record in failed] == [
+        f"trigger step/stream/docs: attempt {n} of 2 for create of g/bad failed: ValueError: no good" for n in (1, 2)
+    ]
+
+
 async def test_a_dead_letter_is_retried_and_dropped_by_command(world: World) -> None:
     broken = True
 
