@@ -60,7 +60,8 @@ class _Room:
 
 def take(partition: Partition, *, nonce: str, max_writes: int, max_bytes: int, max_value: int) -> Snapshot:
     """The next flush of a partition: as much as fits into one batch, in an order that any prefix may stop at."""
-    room = _Room(max_writes - 2, max_bytes - 4_096, max_value)  # the record itself, and the notice
+    # The record itself, and the notice; one change must fit beside them.
+    room = _Room(max_writes - 2, max_bytes - 4_096, min(max_value, max_bytes - 8_192))
     p = partition
     snapshot = Snapshot(
         partition=p,

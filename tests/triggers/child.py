@@ -32,7 +32,7 @@ async def handle(change: Change, info: RunInfo) -> None:
     if value.get("kill"):
         os._exit(9)
     await asyncio.sleep(value.get("sleep", 0))
-    if (mended := value.get("mended")) and not Path(mended).exists():
+    if (mended := value.get("mended")) and not Path(mended).exists():  # noqa: ASYNC240
         raise ValueError("poison")
     say("end", change.position, change.id, value["n"], info.attempt)
 

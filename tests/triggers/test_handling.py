@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
+from dataclasses import replace
 
 import pytest
 
@@ -118,6 +119,32 @@ async def test_a_dead_letter_is_retried_and_dropped_by_command(world: World) -> 
 async def _exactly(letters: object, count: int, empty_is_true: bool = False) -> object:
     found = await letters.list()  # type: ignore[attr-defined]
     return (found or empty_is_true) if len(found) == count else None
+
+
+async def test_a_change_too_large_for_a_batch_with_its_record_is_given_up_without_its_data(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It blocks neither its item nor the partition."""
+    seen = Seen()
+
+    async def act(change: Change, info: RunInfo) -> None:
+        if change.id == "large" and "x" in change.data:
+            raise ValueError("no")
+
+    seen.act = act
+    client = await world.client()
+    capabilities = client.capabilities
+    monkeypatch.setattr(client, "capabilities", lambda spec: replace(capabilities(spec), max_batch_bytes=50_000))
+    runner = await world.run(trigger(seen, partitions=1, attempts=2), adapter=client)
+    await world.put("large", {"x": "x" * 60_000})
+    await world.put("large", {"n": 1})
+    await until(lambda: seen.values("large")[-1:] == [1])
+    (letter,) = await (await runner.dead_letters(runner.triggers[0].key)).list()
+    assert letter.change.json is None
+    assert "did not fit" in (letter.error or "")
+    await runner.stop()
+    (status,) = await runner.status()
+    assert status.partitions[0].owner is None
 
 
 async def test_a_slow_handler_is_cancelled_and_tried_again(world: World) -> None:
