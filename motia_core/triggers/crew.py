@@ -58,8 +58,8 @@ class Crew:
         self.hurry = hurry
         self.eased: Callable[[], None] = _nothing
         """Called when entries have been taken off `ready`."""
-        self.covered: Callable[[list[str]], None] = _forget
-        """Called with messages that the store knows to be settled."""
+        self.covered: list[str] = []
+        """Of a queue: messages that the store knows to be settled, and that may still be there."""
         self._clock = clock
         self._alarm = alarm
         self._rng = rng
@@ -96,7 +96,8 @@ class Crew:
 
     def cover(self, messages: list[str]) -> None:
         """The store knows that these messages are settled."""
-        self.covered(messages)
+        if self.topic is not None:
+            self.covered += messages
 
     def retry(self, entry: Entry) -> None:
         """Full jitter: anything up to a bound that doubles (rule 14)."""
@@ -375,8 +376,4 @@ def _what(entry: Entry) -> str:
 
 
 def _nothing() -> None:
-    pass
-
-
-def _forget(messages: list[str]) -> None:
     pass

@@ -114,7 +114,9 @@ class Partition:
         self.ticks: list[Entry] = []
         """Of a cron trigger: ticks that are stored and become runs in one flush."""
         self.covered: list[str] = []
-        """Of a queue: messages that were settled since the last acknowledged flush."""
+        """Of a queue: messages that are settled, and are still there."""
+        self.remembered: set[str] | None = None
+        """While what lies in the queue is read: messages that were settled meanwhile."""
         self.loaded = False
         self.draining = False
         """To be given back: nothing starts any more."""
@@ -404,6 +406,8 @@ class Partition:
         entry.state = State.DONE
         if self.room.topic is not None and entry.change.id is not None:
             self.covered.append(entry.change.id)
+            if self.remembered is not None:
+                self.remembered.add(entry.change.id)
         if entry.stored:
             self.deletes.append(entry)
             self.stored.pop(entry.position, None)
@@ -453,7 +457,8 @@ class Partition:
         The messages are parked before anything else starts; what is known already is left out.
         """
         known = {entry.change.id for entry in (*self.order, *self.stored.values())}
-        known.update(self.covered)
+        known.update(self.remembered or ())
+        self.remembered = None
         low, high = self.hashes
         for change in messages:
             key = self.room.order_key(change)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from random import Random, SystemRandom
@@ -80,6 +81,7 @@ class Runner:
             released=self._released,
             fenced=self._fenced,
             report=self.tell,
+            before=self._remove_settled,
         )
         self.ownership = Ownership(
             self.control,
@@ -129,9 +131,7 @@ class Runner:
             self._learn(crew)
             self.crews[crew.uid] = crew
             if trigger.topic is not None:
-                sweeper = Sweeper(self, crew, trigger.topic)
-                crew.covered = sweeper.covered.extend
-                self._sweepers.append(sweeper)
+                self._sweepers.append(Sweeper(self, crew, trigger.topic))
         declared = {uid for uids in view(await self.control.list(WORKERS)).workers.values() for uid in uids}
         for record in self.registry.strangers(self.triggers):
             if record.uid in declared:
@@ -170,6 +170,7 @@ class Runner:
             if not any(not partition.running for partition in self.partitions()):
                 break
             await self.flusher.flush(progress=True)
+        await self._remove_settled()
         await self.abort()
         await self.lease.leave()
 
@@ -336,7 +337,8 @@ class Runner:
             elif crew.trigger.schedule is not None:
                 partition.caught_up()
                 partition.reopen()
-                self._spawn(run_schedule(self.clock, partition, crew.trigger.schedule, crew.trigger.key))
+                schedule, key = crew.trigger.schedule, crew.trigger.key
+                self._spawn(run_schedule(self.clock, partition, schedule, key, self.tell))
             elif partition.fresh:
                 await self._take_up(crew, partition)
             else:
@@ -372,12 +374,19 @@ class Runner:
         self.feeds[crew.trigger.stream.name].full[partition] = crew
         partition.lost(floor, reason)
 
+    async def _remove_settled(self) -> None:
+        """Before the store knows that messages are settled, they go: else a successor could find them again."""
+        for sweeper in self._sweepers:
+            with contextlib.suppress(MotiaError):  # tried again before the next flush
+                await sweeper.remove_settled()
+
     async def _take_up(self, crew: Crew, partition: Partition) -> None:
         """A queue's truth is its items, not the log: go on from what is there."""
         feed = self.feeds[crew.trigger.stream.name]
         feed.full[partition] = crew
         assert crew.trigger.topic is not None
         while not partition.gone:
+            partition.remembered = {*partition.covered, *crew.covered}
             try:
                 messages, position = await messages_of(self.adapter, crew.trigger.topic)
             except MotiaError as error:
