@@ -46,6 +46,8 @@ class Crew:
         """Partitions of the trigger, as the store has it."""
         self.target: int | None = None
         """The number that it is being changed to."""
+        self.retired = False
+        """Its trigger was renamed or dropped by another process: nothing of it is run here any more."""
         self.parts: dict[int, Partition] = {}
         self.ready: deque[Entry] = deque()
         self.unsaved = 0

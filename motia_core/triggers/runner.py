@@ -69,7 +69,7 @@ class Runner:
         self.adapter = adapter
         self.control = Control(adapter, self.rng)
         self.registry = Registry(self.control, self.clock)
-        self.lease = Lease(self.control, self.clock, lease, lambda: tuple(self.crews))
+        self.lease = Lease(self.control, self.clock, lease, self._declared)
         self.crews: dict[str, Crew] = {}
         """By uid."""
         self.feeds: dict[str, Feed] = {}
@@ -97,6 +97,8 @@ class Runner:
         self._told: set[tuple[str, str]] = set()
         self._stopping = False
         self._started = False
+        self._reborn = False
+        """A new life began, and nobody has looked yet whether the store still knows the triggers."""
         self._sweepers: list[Sweeper] = []
 
     # -- life ------------------------------------------------------------------------
@@ -204,10 +206,36 @@ class Runner:
         return DeadLetters(self.control, found[1])
 
     async def drop(self, key: tuple[str, ...]) -> None:
-        """Remove a stored trigger, with its dead letters. Raises `ConfigError` if a step here declares it."""
+        """Remove a stored trigger, with its dead letters.
+
+        Raises `ConfigError` if a step here declares it, or a worker that runs does (it
+        takes a lease to find out that one does not run any more).
+        """
+        name = "/".join(key)
         if any(trigger.key == key for trigger in self.triggers):
-            raise ConfigError(f"trigger {'/'.join(key)!r} has a step: remove that first")
+            raise ConfigError(f"trigger {name!r} has a step: remove that first")
+        await self.registry.refresh()
+        found = self.registry.known.get(trigger_id(key))
+        if found is not None and (running := await self._running(found[1].uid)):
+            raise ConfigError(f"trigger {name!r} is run by worker {running}: stop or update that first")
         await self.registry.drop(key)
+
+    async def _running(self, uid: str) -> str | None:
+        """A worker that runs a trigger: one whose record changes within a lease."""
+        until = self.clock.monotonic() + self.lease.seconds
+        seen: dict[str, str] | None = None
+        while seen is None or (seen and self.clock.monotonic() < until):
+            if seen is not None:
+                await self.clock.sleep(self.lease.interval)
+            items = await self.control.list(WORKERS)
+            alive = view(items).workers
+            now = {item.id: item.version for item in items if uid in alive.get(item.id, ())}
+            if seen is None:
+                seen = now
+            for id, version in now.items():
+                if seen.get(id) != version:
+                    return id
+        return None
 
     async def resize(self, key: tuple[str, ...], partitions: int) -> None:
         """Ask for another number of partitions; running workers drain, and change it within seconds."""
@@ -256,14 +284,20 @@ class Runner:
             self._forget(partition)
         if self._stopping:
             return
+        self._reborn = True
         await self.lease.register()
         self.ownership.reset()
 
     async def _refresh(self) -> None:
         """Before partitions are listed: names, changes of P, requests to retry."""
         await self.registry.refresh()
-        if any(self.registry.record(crew.trigger) is None for crew in self.crews.values()):
-            await self._restore_names()
+        missing = [c for c in self.crews.values() if not c.retired and self.registry.record(c.trigger) is None]
+        if missing:
+            if await self._store_was_lost():
+                await self._restore_names()
+            else:
+                await self._retire(missing)
+        self._reborn = False
         for crew in list(self.crews.values()):
             self._learn(crew)
             if crew.target is not None and not crew.parts:
@@ -273,6 +307,24 @@ class Runner:
                     partition.revivals += await load_requested(self.control, partition)
                     if partition.revivals:
                         self.flusher.hurry()
+
+    def _declared(self) -> tuple[str, ...]:
+        return tuple(uid for uid, crew in self.crews.items() if not crew.retired)
+
+    async def _store_was_lost(self) -> bool:
+        """Whether names are missing because all is: this worker's own record, or each of its triggers."""
+        if {record.uid for _, record in self.registry.known.values()} & set(self.crews):
+            return False
+        reborn, self._reborn = self._reborn, False
+        return reborn or await self.control.get(WORKERS, self.lease.id) is None
+
+    async def _retire(self, crews: list[Crew]) -> None:
+        """Another process has renamed or dropped these: what is left of them is the other's."""
+        for crew in crews:
+            crew.retired = True
+            message = "it was renamed or dropped by another process: this one runs it no more"
+            self.tell(Report("trouble", message, crew.trigger.name))
+        await self.lease.renew()
 
     async def _restore_names(self) -> None:
         """The store forgot the triggers that run here."""
