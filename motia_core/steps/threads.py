@@ -28,7 +28,8 @@ async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
             outcome.set_exception(error)
 
     def call() -> None:
-        result, error = None, None
+        result: Any = None
+        error: BaseException | None = None
         try:
             result = context.run(function, *arguments)
         except StopIteration as stopped:  # a future cannot carry it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from motia_core import Motia, StreamConfig, step, stream
+from motia_core import Motia, StreamConfig, queue, step, stream
 from motia_core.steps.threads import in_thread
 
 from .conftest import until
@@ -67,6 +68,36 @@ async def test_plain_handlers_that_hang_keep_no_other_step_waiting(tmp_path: Pat
         await app.streams["docs"].set("good", "x", {})
         await until(lambda: others)
         release.set()
+
+
+async def test_a_handler_that_runs_twice_enqueues_once(tmp_path: Path) -> None:
+    runs: list[int] = []
+    mails: list[Any] = []
+    gate = asyncio.Event()
+
+    async def handler(input: Any, ctx: Any) -> None:
+        runs.append(ctx.trigger.attempt)
+        for n in range(3):
+            await ctx.enqueue({"topic": "mail", "data": {"n": n}})
+        if len(runs) < 3:
+            raise ValueError("after the work")
+        gate.set()
+
+    async def mailer(input: Any, ctx: Any) -> None:
+        await gate.wait()  # while a message is there, the same one is not put there again
+        mails.append(input.n)
+
+    steps = [
+        step({"name": "write", "triggers": [stream("docs")], "enqueues": ["mail"], "backoff": 0}, handler),
+        step({"name": "send", "triggers": [queue("mail")]}, mailer),
+    ]
+    async with motia(tmp_path, *steps) as app:
+        await app.streams["docs"].set("g", "x", {})
+        await until(lambda: len(mails) >= 3)
+        await app.enqueue({"topic": "mail", "data": {"n": 3}})
+        await until(lambda: 3 in mails)
+    assert runs == [1, 2, 3]
+    assert sorted(mails) == [0, 1, 2, 3]
 
 
 async def test_what_a_thread_raises_arrives() -> None:
