@@ -85,7 +85,7 @@ class Motia:
         self._schemas: dict[str, Check | None] = {}
         for name, config in self.stream_configs.items():
             self.settings.storage_for(name, config.storage_type)
-            self._schemas[name] = compile_schema(name, config.schema)
+            self._schemas[name] = compile_schema(f"stream {name!r}", config.schema)
         self.settings.room("state")
         self.http_steps = HttpSteps(self.steps, self.context)
         homes = {name: config.storage_type for name, config in self.stream_configs.items()}
@@ -248,9 +248,9 @@ class Motia:
             queue = await self._storage(home, stack)
             await queue.prepare(QUEUE)
             self.enqueuer.queue = Queue(queue, max_value_bytes=self.settings.storage[home].max_value_bytes)
-        for remark in self.enqueuer.remarks:
-            log.warning("%s", remark)
         if self.run_triggers:
+            for remark in self.enqueuer.remarks:
+                log.warning("%s", remark)
             for home in self.durable_steps.triggers:
                 await self._storage(home, stack)
             stack.push_async_callback(self.durable_steps.stop)
@@ -356,6 +356,11 @@ def _check_steps(steps: tuple[Step, ...]) -> None:
         if step.name in names:
             raise ConfigError(f"two steps are called {step.name!r}: {names[step.name].where} and {step.where}")
         names[step.name] = step
+    for step in steps:
+        if step.previous in names:
+            raise ConfigError(
+                f"{step.where}: its 'previous' name {step.previous!r} is that of {names[step.previous].where}"
+            )
 
 
 def _applies(predicate: Callable[[AuthContext], bool], connection: Connection) -> bool:

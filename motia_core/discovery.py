@@ -85,6 +85,9 @@ def _declared(modules: ProjectModules, file: Path, module: ModuleType, kind: typ
     # `base = step({...})` beside `default = base.handle(fn)` is one step, not two.
     handled = {value.name for value in declared if isinstance(value, Step) and value.handler is not None}
     declared = [value for value in declared if value.name not in handled or getattr(value, "handler", None)]
+    for value in declared:
+        if isinstance(value, Step) and value.handler is None:
+            raise ConfigError(f"{modules.shown(file)}: step {value.name!r} has no handler")
     if not declared:
         raise ConfigError(f"{modules.shown(file)}: declares no {kind.__name__}; write default = {example}")
     yield from declared

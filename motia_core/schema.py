@@ -16,8 +16,8 @@ Check = Callable[[Any, bytes], None]
 """``check(value, encoded)`` raises `SchemaError` unless the value fits."""
 
 
-def compile_schema(stream: str, schema: type[BaseModel] | Mapping[str, Any] | None) -> Check | None:
-    """The check for a stream's schema; ``None`` where there is none.
+def compile_schema(what: str, schema: type[BaseModel] | Mapping[str, Any] | None) -> Check | None:
+    """The check for a schema; ``None`` where there is none. ``what``: whose it is, as in "stream 'documents'".
 
     A Pydantic model is applied strictly to the JSON ("3" is no integer), so that what
     is stored is what the model says. References to other documents are never fetched.
@@ -30,18 +30,18 @@ def compile_schema(stream: str, schema: type[BaseModel] | Mapping[str, Any] | No
         try:
             check_model = _model_check(schema)
         except PydanticUserError as error:
-            raise ConfigError(f"stream {stream!r}: schema {schema.__name__}: {_first_line(error)}") from error
+            raise ConfigError(f"{what}: schema {schema.__name__}: {_first_line(error)}") from error
         if problem := model_problem(schema):
-            raise ConfigError(f"stream {stream!r}: schema {schema.__name__}: {problem}")
+            raise ConfigError(f"{what}: schema {schema.__name__}: {problem}")
         return check_model
     if not isinstance(schema, Mapping):
         raise ConfigError(
-            f"stream {stream!r}: schema must be a Pydantic model or a JSON Schema object, not {type(schema).__name__}"
+            f"{what}: schema must be a Pydantic model or a JSON Schema object, not {type(schema).__name__}"
         )
     try:
         validator = jsonschema_rs.validator_for(dict(schema), retriever=_refuse)
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError, TypeError) as error:
-        raise ConfigError(f"stream {stream!r}: not a valid JSON Schema: {_first_line(error)}") from error
+        raise ConfigError(f"{what}: not a valid JSON Schema: {_first_line(error)}") from error
 
     def check(value: Any, encoded: bytes) -> None:
         try:

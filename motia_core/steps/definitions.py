@@ -121,9 +121,16 @@ class Step:
 
     def handle(self, handler: Handler) -> Step:
         """The same step with a handler: ``default = step({...}).handle(fn)``, or as a decorator."""
+        handled = replace(self, handler=handler)
         if not callable(handler):
             raise ConfigError(f"step {self.name!r}: the handler must be a function")
-        return replace(self, handler=handler)
+        if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+            raise ConfigError(f"{handled.where}: the handler must not 'yield': it would never run")
+        _check_call(handled.where, "handler", handler)
+        for trigger in self.triggers:
+            if not isinstance(trigger, HttpTrigger) and trigger.condition is not None:
+                _check_call(handled.where, "condition", trigger.condition)
+        return handled
 
 
 def step(config: Mapping[str, Any], handler: Handler | None = None) -> Step:
@@ -134,6 +141,8 @@ def step(config: Mapping[str, Any], handler: Handler | None = None) -> Step:
 
     Raises `ConfigError` that names the step and what is wrong.
     """
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"step() takes a dict, like {{'name': ..., 'triggers': [...]}}, not {type(config).__name__}")
     allowed = {"name", "triggers", "enqueues", "description", "flows", "previous", *_LIMITS}
     name = config.get("name")
     if not isinstance(name, str) or not name:
@@ -281,6 +290,18 @@ def _check_ids(what: str, **ids: Any) -> None:
                 check_id(value, label)
     except InvalidName as error:
         raise ConfigError(f"{what}: {error}") from None
+
+
+def _check_call(where: str, what: str, function: Callable[..., Any]) -> None:
+    """A mistake that would fail at each change."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return  # not written in Python: nobody can tell
+    try:
+        signature.bind(None, None)
+    except TypeError:
+        raise ConfigError(f"{where}: its {what} must take (input, ctx), not {signature}") from None
 
 
 def _check_condition(what: str, condition: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -14,6 +13,7 @@ from motia_core.states import STATE
 from motia_core.steps.context import Context, TriggerInfo
 from motia_core.steps.definitions import CronTrigger, QueueTrigger, StateTrigger, Step, StreamTrigger
 from motia_core.steps.inputs import Input, cron_input, queue_input, state_input, stream_input
+from motia_core.steps.threads import in_thread
 from motia_core.triggers import RunInfo, Trigger, cron_trigger, queue_trigger
 from motia_core.values import encode
 
@@ -100,7 +100,7 @@ def runner_of(step: Step) -> Callable[[Any, Context], Awaitable[Any]]:
         return handler
 
     async def run(input: Any, ctx: Context) -> None:
-        answer = await asyncio.to_thread(handler, input, ctx)
+        answer = await in_thread(handler, input, ctx)
         if inspect.isawaitable(answer):
             await answer
 
@@ -112,7 +112,7 @@ def message_trigger(step: Step, index: int, number: int, trigger: QueueTrigger, 
     condition = trigger.condition
     key = (step.name, "queue", trigger.topic, str(number))
     run_handler = runner_of(step)
-    check = compile_schema(f"{step.name} (queue {trigger.topic})", trigger.input)
+    check = compile_schema(f"{step.where}: queue({trigger.topic!r})", trigger.input)
 
     def read(change: Change) -> Any:
         data = change.data["data"]

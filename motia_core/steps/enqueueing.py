@@ -37,7 +37,7 @@ class Enqueuer:
             self._declared[step.name] = frozenset(step.enqueues)
             for trigger in step.triggers:
                 if isinstance(trigger, QueueTrigger):
-                    check = compile_schema(f"{step.name} (queue {trigger.topic})", trigger.input)
+                    check = compile_schema(f"{step.where}: queue({trigger.topic!r})", trigger.input)
                     self._checks.setdefault(trigger.topic, []).extend([check] if check else [])
         for step in steps:
             for topic in step.enqueues:

@@ -89,7 +89,7 @@ class HttpSteps:
                         f"steps {taken[key].name!r} and {step.name!r} both answer {trigger.method} {trigger.path}"
                     )
                 taken[key] = step
-                check = compile_schema(f"{step.name} (body)", trigger.body_schema)
+                check = compile_schema(f"{step.where}: body of {trigger.method} {trigger.path}", trigger.body_schema)
                 self._routes.append(Route(step, trigger, index, check))
         # Text before parameters, so that /docs/new wins over /docs/{id}.
         self._routes.sort(key=lambda route: [isinstance(segment, tuple) for segment in route.trigger.segments])

@@ -156,7 +156,9 @@ class World:
         await adapter.prepare(spec)
         hub = Hub(adapter, spec, **hub_options)
         self._hubs.append(hub)
-        return Stream(spec, adapter, hub, schema=compile_schema(name, schema), max_value_bytes=max_value_bytes)
+        return Stream(
+            spec, adapter, hub, schema=compile_schema(f"stream {name!r}", schema), max_value_bytes=max_value_bytes
+        )
 
     async def close(self, adapter: Adapter) -> None:
         """Close one adapter, as at the end of its process."""

@@ -60,7 +60,8 @@ class _Room:
 
 def take(partition: Partition, *, nonce: str, max_writes: int, max_bytes: int, max_value: int) -> Snapshot:
     """The next flush of a partition: as much as fits into one batch, in an order that any prefix may stop at."""
-    room = _Room(max_writes - 2, max_bytes - 4_096, max_value)  # the record itself, and the notice
+    # The record itself, and the notice; one change must fit beside them.
+    room = _Room(max_writes - 2, max_bytes - 4_096, min(max_value, max_bytes - 8_192))
     p = partition
     snapshot = Snapshot(
         partition=p,
@@ -90,8 +91,6 @@ def take(partition: Partition, *, nonce: str, max_writes: int, max_bytes: int, m
     else:
         done = sorted(position for position in p.done if position > cursor) if p.gap and p.gap[1] >= p.read else []
     snapshot.release = p.draining and not p.running and complete
-    # What was only written down before it starts moves the cursor too, and proves nothing.
-    alive = p.finished > 0 or bool(snapshot.buried) if p.careful else cursor != p.cursor
     new_era = snapshot.gap is not None and snapshot.gap[1] < p.read
     snapshot.record = PartitionRecord(
         owner=None if snapshot.release else p.owner,
@@ -99,7 +98,7 @@ def take(partition: Partition, *, nonce: str, max_writes: int, max_bytes: int, m
         nonce=nonce,
         cursor=cursor,
         done=done,
-        crashes=0 if alive else p.crashes,
+        crashes=0 if p.cleared else p.crashes,
         era=p.era + new_era,
         parked=p.stored_count
         + sum(not e.stored for e, _, _ in snapshot.parked)
@@ -174,6 +173,7 @@ def acknowledge(snapshot: Snapshot, version: str) -> None:
             p.stored.pop(entry.position, None)
             p.open += 1  # which `settle` takes away again
         p.settle(entry)
+        p.room.buried(entry)
         if p.room.topic is not None:
             p.room.cover([p.covered.pop()])
     revived = {id(entry) for entry in snapshot.revived}

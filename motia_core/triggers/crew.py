@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context, copy_context
@@ -15,6 +16,8 @@ from motia_core.triggers.clock import Alarm, Clock
 from motia_core.triggers.definition import OrderKey, Report, RunInfo, Trigger
 from motia_core.triggers.entries import Entry, State
 from motia_core.triggers.partition import Partition
+
+log = logging.getLogger("motia.triggers")
 
 SLICE = 64
 """Handlers that may end without awaiting before the event loop gets its turn."""
@@ -43,6 +46,8 @@ class Crew:
         """Partitions of the trigger, as the store has it."""
         self.target: int | None = None
         """The number that it is being changed to."""
+        self.retired = False
+        """Its trigger was renamed or dropped by another process: nothing of it is run here any more."""
         self.parts: dict[int, Partition] = {}
         self.ready: deque[Entry] = deque()
         self.unsaved = 0
@@ -55,8 +60,8 @@ class Crew:
         self.hurry = hurry
         self.eased: Callable[[], None] = _nothing
         """Called when entries have been taken off `ready`."""
-        self.covered: Callable[[list[str]], None] = _forget
-        """Called with messages that the store knows to be settled."""
+        self.covered: list[str] = []
+        """Of a queue: messages that the store knows to be settled, and that may still be there."""
         self._clock = clock
         self._alarm = alarm
         self._rng = rng
@@ -86,9 +91,15 @@ class Crew:
         self.pump()
         self.eased()
 
+    def buried(self, entry: Entry) -> None:
+        """Its dead letter is stored: somebody should know."""
+        message = f"{_what(entry)} is given up after {entry.attempts} attempts, as a dead letter: {entry.error}"
+        self._report(Report("dead", message, self.trigger.name, {"position": entry.position}))
+
     def cover(self, messages: list[str]) -> None:
         """The store knows that these messages are settled."""
-        self.covered(messages)
+        if self.topic is not None:
+            self.covered += messages
 
     def retry(self, entry: Entry) -> None:
         """Full jitter: anything up to a bound that doubles (rule 14)."""
@@ -237,6 +248,11 @@ class Crew:
             text = "timed out" if cancelled == "timeout" else f"{type(error).__name__}: {error}"
             self.last_error = text
             partition.failed(entry, text[:2_000])
+            message = "trigger %s: attempt %d of %d for %s failed: %s"
+            where = None if cancelled == "timeout" else error
+            log.warning(
+                message, self.trigger.name, entry.attempts, self.max_attempts, _what(entry), text, exc_info=where
+            )
 
     def _overdue(self) -> None:
         """Cancel the handlers that have had their time; one alarm for all of them."""
@@ -356,9 +372,10 @@ class _Run:
                 step, argument = steps.throw, error
 
 
+def _what(entry: Entry) -> str:
+    group, id = entry.change.group_id, entry.change.id
+    return f"{entry.change.type} of {group}" if id is None else f"{entry.change.type} of {group}/{id}"
+
+
 def _nothing() -> None:
-    pass
-
-
-def _forget(messages: list[str]) -> None:
     pass

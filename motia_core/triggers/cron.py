@@ -7,7 +7,7 @@ is decided by the owner's wall clock: it comes early or late by that clock's err
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, tzinfo
 from itertools import islice
 from typing import Any, Final, Literal, get_args
@@ -19,7 +19,7 @@ from cronsim import CronSim, CronSimError
 from motia_core.errors import ConfigError
 from motia_core.model import Change, StreamSpec
 from motia_core.triggers.clock import Clock
-from motia_core.triggers.definition import Handle, Schedule, Trigger, item_key
+from motia_core.triggers.definition import Handle, Report, Schedule, Trigger, item_key
 from motia_core.triggers.partition import Partition
 from motia_core.triggers.records import hash_key
 
@@ -39,6 +39,9 @@ MADE = 8
 
 LONGEST_WAIT = 30.0
 """Seconds after which the wall clock is asked again: it may have been set."""
+
+DISAGREEMENT = 60.0
+"""Seconds by which the last tick may lie in the future before that is reported."""
 
 WAITING: Final = 2
 """Ticks of one trigger at once: one that runs, one that waits."""
@@ -112,13 +115,22 @@ def cron_trigger(
     return Trigger(key=key, stream=CRON, handle=handle, schedule=schedule, partitions=1, **options)
 
 
-async def run_schedule(clock: Clock, partition: Partition, schedule: Schedule, key: tuple[str, ...]) -> None:
+async def run_schedule(
+    clock: Clock,
+    partition: Partition,
+    schedule: Schedule,
+    key: tuple[str, ...],
+    report: Callable[[Report], None],
+) -> None:
     """Make the ticks of a partition that this process owns, until it does not any more.
 
     While one runs and another waits, no tick is made: what passes meanwhile counts as missed.
     """
     missed = 0
     group = "/".join(key)
+    if partition.read > schedule.tick_at(clock.time() + DISAGREEMENT):
+        message = f"nothing runs until {partition.read}, which another process has reached: a wall clock is wrong"
+        report(Report("trouble", message, group))
     while not (partition.gone or partition.draining):
         now = clock.time()
         ticks, skipped = schedule.due(partition.read, now)

@@ -132,6 +132,7 @@ class Feed:
         if not reader.established or reader.position < live.position:
             return False
         for partition, crew in list(reader.members.items()):
+            partition.caught_up()
             live.add(partition, crew)
         reader.clear()
         self._end(reader)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 from motia_core.errors import BackendUnavailable, Conflict, MotiaError, OutcomeUnknown
 from motia_core.model import Write, WriteResult
@@ -33,7 +33,10 @@ class Flusher:
         released: Callable[[Partition], None],
         fenced: Callable[[Partition], None],
         report: Callable[[Report], None],
+        before: Callable[[], Awaitable[None]],
     ) -> None:
+        """``before``: awaited before each flush; it must not raise."""
+        self._before = before
         self._control = control
         self._clock = clock
         self._partitions = partitions
@@ -79,6 +82,7 @@ class Flusher:
             return True
 
     async def _flush(self, progress: bool) -> None:
+        await self._before()
         now = self._clock.monotonic()
         due: list[Partition] = []
         for partition in list(self._partitions()):

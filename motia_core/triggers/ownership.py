@@ -113,10 +113,20 @@ class Ownership:
                     and (part.record.owner != me or part.record.epoch > running.epoch)
                 ):
                     self._fenced(crew, part.number)
+            if crew.retired:
+                for partition in crew.parts.values():
+                    if not partition.draining:
+                        partition.drain()
+                continue
             if crew.target is not None:  # its number of partitions is being changed: all must be free
                 for partition in crew.parts.values():
                     if not partition.draining:
                         partition.drain()
+                surplus += [
+                    part
+                    for part in mine
+                    if part.record.owner and part.number not in crew.parts and self._is_free(part, alive)
+                ]
                 continue
             quota = self.quota(crew, alive)
             held = [part for part in crew.parts.values() if not part.draining]
@@ -199,8 +209,9 @@ class Ownership:
         return True
 
     async def _give_back(self, part: Found) -> None:
-        """A claim that landed late, of a partition that is not wanted (rule 7)."""
-        record = replace(part.record, owner=None, nonce=self._control.token())
+        """A claim that landed late (rule 7), or a dead owner's that nobody is to claim now (rule 24)."""
+        crashes = part.record.crashes + (part.record.owner != self._lease.id)
+        record = replace(part.record, owner=None, nonce=self._control.token(), crashes=crashes)
         write = put(part_group(part.crew.uid), part_id(part.number), record.encode(), part.version)
         try:
             await self._control.write([write, self._control.notice()])

@@ -50,6 +50,9 @@ class Room(Protocol):
     def pump(self) -> None:
         """Start what may start."""
 
+    def buried(self, entry: Entry) -> None:
+        """Its dead letter is stored."""
+
     def saved(self) -> None:
         """A flush was acknowledged: there is room again."""
 
@@ -111,7 +114,9 @@ class Partition:
         self.ticks: list[Entry] = []
         """Of a cron trigger: ticks that are stored and become runs in one flush."""
         self.covered: list[str] = []
-        """Of a queue: messages that were settled since the last acknowledged flush."""
+        """Of a queue: messages that are settled, and are still there."""
+        self.remembered: set[str] | None = None
+        """While what lies in the queue is read: messages that were settled meanwhile."""
         self.loaded = False
         self.draining = False
         """To be given back: nothing starts any more."""
@@ -125,6 +130,10 @@ class Partition:
         """Nothing may go straight to the workers."""
         self.trying: Entry | None = None
         """While careful: the one entry whose turn it is."""
+        self.suspects: set[Entry] = set()
+        """What an owner that died may have been running; taken out once an attempt has ended here."""
+        self.suspecting = record.crashes > 0
+        """What is read now may be among them."""
         self.attempts: dict[str, Snapshot] = {}
         """Flushes whose outcome may still show, by nonce."""
         self.unsettled = False
@@ -139,6 +148,15 @@ class Partition:
     def careful(self) -> bool:
         """Owners died here again and again: one handler at a time, written down first."""
         return self.crashes >= CAREFUL_AFTER
+
+    @property
+    def cleared(self) -> bool:
+        """Whatever may have killed the owners before has had its turn, and this one lives."""
+        return not self.suspecting and not self.suspects
+
+    def caught_up(self) -> None:
+        """What comes from now on, no former owner has seen."""
+        self.suspecting = False
 
     def gate(self) -> None:
         """Something has changed that opens or shuts it."""
@@ -202,6 +220,8 @@ class Partition:
         entry = Entry(self, change, key, hash16, before if before > self.read else self.read, self.era)
         self.order.append(entry)
         self.open += 1
+        if self.suspecting:
+            self._suspect(entry)
         tail = self.tails.get(key)
         self.tails[key] = entry
         if tail is not None:
@@ -210,6 +230,11 @@ class Partition:
             self.offer(entry)
         else:
             self.room.ready.append(entry)
+
+    def _suspect(self, entry: Entry) -> None:
+        self.suspects.add(entry)
+        if self.open >= BUFFER:  # no owner reads more before these are settled
+            self.suspecting = False
 
     def progress(self, position: str) -> None:
         """The feed has read up to there."""
@@ -232,6 +257,8 @@ class Partition:
             entry.stored = True
             self.stored[entry.position] = entry
             self._chain(entry)
+        if self.suspecting:
+            self.suspects.update(entries)
         self.stored_count = len(entries)
         self.loaded = True
         self.gate()
@@ -307,11 +334,13 @@ class Partition:
         self.finished += runs
         self.room.finished += runs
         entry.saved_runs = entry.runs
+        self.suspects.discard(entry)
         self.settle(entry)
 
     def failed(self, entry: Entry, error: str) -> None:
         """Its handler has failed: park it, and try again or bury it (rule 14)."""
         entry.error = error
+        self.suspects.discard(entry)
         if not entry.counted:
             entry.attempts += 1
         entry.counted = False
@@ -368,6 +397,7 @@ class Partition:
     def bury(self, entry: Entry) -> None:
         """Out of attempts. The next of its key starts when the dead letter is stored (rule 12)."""
         entry.state = State.DYING
+        self.suspects.discard(entry)
         self.dying[entry] = None
         self.room.hurry()
 
@@ -376,6 +406,8 @@ class Partition:
         entry.state = State.DONE
         if self.room.topic is not None and entry.change.id is not None:
             self.covered.append(entry.change.id)
+            if self.remembered is not None:
+                self.remembered.add(entry.change.id)
         if entry.stored:
             self.deletes.append(entry)
             self.stored.pop(entry.position, None)
@@ -425,7 +457,8 @@ class Partition:
         The messages are parked before anything else starts; what is known already is left out.
         """
         known = {entry.change.id for entry in (*self.order, *self.stored.values())}
-        known.update(self.covered)
+        known.update(self.remembered or ())
+        self.remembered = None
         low, high = self.hashes
         for change in messages:
             key = self.room.order_key(change)
@@ -435,6 +468,8 @@ class Partition:
             entry = Entry(self, change, key, hash16, self.read, self.era)
             self.order.append(entry)
             self.open += 1
+            if self.suspecting:
+                self._suspect(entry)
             first = key not in self.tails
             self._chain(entry)
             if first:

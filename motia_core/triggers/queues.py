@@ -116,8 +116,6 @@ class Sweeper:
         self._runner = runner
         self._crew = crew
         self._topic = topic
-        self.covered: list[str] = []
-        """Settled by this trigger, and the store knows it."""
         self._pending: tuple[Sequence[Item], str] | None = None
 
     async def run(self) -> None:
@@ -127,7 +125,7 @@ class Sweeper:
         while True:
             await clock.sleep(1.0)
             try:
-                await self.remove_covered()
+                await self.remove_settled()
                 if clock.monotonic() >= next_sweep:
                     next_sweep = clock.monotonic() + SWEEP
                     if 0 in self._crew.parts:
@@ -135,16 +133,19 @@ class Sweeper:
             except MotiaError:
                 continue  # the sweep finds them later
 
-    async def remove_covered(self) -> None:
-        """At once, where nobody else listens."""
-        covered, self.covered[:] = list(self.covered), []
-        if not covered or len(self._runner.registry.listeners(self._topic)) != 1:
+    async def remove_settled(self) -> None:
+        """At once, where nobody else listens: what has succeeded, and what is a stored dead letter."""
+        crew = self._crew
+        if len(self._runner.registry.listeners(self._topic)) != 1:
+            crew.covered.clear()
             return
         adapter = self._runner.adapter
         size = adapter.capabilities(QUEUE).max_batch_writes
-        for at in range(0, len(covered), size):
-            some = dict.fromkeys(covered[at : at + size])
-            await adapter.write(QUEUE, [Write("delete", self._topic, id) for id in some])
+        for settled in (crew.covered, *[partition.covered for partition in crew.parts.values()]):
+            while some := settled[:size]:
+                await adapter.write(QUEUE, [Write("delete", self._topic, id) for id in dict.fromkeys(some)])
+                removed = set(some)
+                settled[:] = [id for id in settled if id not in removed]
 
     async def sweep(self) -> None:
         """What lay there at a position that every listener has passed is settled, dead or parked."""

@@ -56,6 +56,7 @@ async def perform(control: Control, id: str, version: str, name: NameRecord, par
         nonce=control.token(),
         cursor=cursor,
         done=sorted({position for part in current for position in part.record.done if position > cursor}),
+        crashes=max(part.record.crashes for part in current),
         era=era,
         parked=-1,
         skip=_skip_list(name.partitions, current, cursor),

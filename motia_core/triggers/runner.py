@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from random import Random, SystemRandom
@@ -36,7 +37,7 @@ HANDLERS_MAY_END = 10.0
 CANCELLED_MAY_END = 2.0
 """Seconds that it then gives them to come to their end."""
 
-LOUD = frozenset({"gap", "stuck", "limit", "reset", "trouble"})
+LOUD = frozenset({"gap", "dead", "stuck", "limit", "reset", "trouble"})
 
 
 class Runner:
@@ -68,7 +69,7 @@ class Runner:
         self.adapter = adapter
         self.control = Control(adapter, self.rng)
         self.registry = Registry(self.control, self.clock)
-        self.lease = Lease(self.control, self.clock, lease, lambda: tuple(self.crews))
+        self.lease = Lease(self.control, self.clock, lease, self._declared)
         self.crews: dict[str, Crew] = {}
         """By uid."""
         self.feeds: dict[str, Feed] = {}
@@ -80,6 +81,7 @@ class Runner:
             released=self._released,
             fenced=self._fenced,
             report=self.tell,
+            before=self._remove_settled,
         )
         self.ownership = Ownership(
             self.control,
@@ -95,6 +97,8 @@ class Runner:
         self._told: set[tuple[str, str]] = set()
         self._stopping = False
         self._started = False
+        self._reborn = False
+        """A new life began, and nobody has looked yet whether the store still knows the triggers."""
         self._sweepers: list[Sweeper] = []
 
     # -- life ------------------------------------------------------------------------
@@ -129,9 +133,7 @@ class Runner:
             self._learn(crew)
             self.crews[crew.uid] = crew
             if trigger.topic is not None:
-                sweeper = Sweeper(self, crew, trigger.topic)
-                crew.covered = sweeper.covered.extend
-                self._sweepers.append(sweeper)
+                self._sweepers.append(Sweeper(self, crew, trigger.topic))
         declared = {uid for uids in view(await self.control.list(WORKERS)).workers.values() for uid in uids}
         for record in self.registry.strangers(self.triggers):
             if record.uid in declared:
@@ -170,6 +172,7 @@ class Runner:
             if not any(not partition.running for partition in self.partitions()):
                 break
             await self.flusher.flush(progress=True)
+        await self._remove_settled()
         await self.abort()
         await self.lease.leave()
 
@@ -203,10 +206,36 @@ class Runner:
         return DeadLetters(self.control, found[1])
 
     async def drop(self, key: tuple[str, ...]) -> None:
-        """Remove a stored trigger, with its dead letters. Raises `ConfigError` if a step here declares it."""
+        """Remove a stored trigger, with its dead letters.
+
+        Raises `ConfigError` if a step here declares it, or a worker that runs does (it
+        takes a lease to find out that one does not run any more).
+        """
+        name = "/".join(key)
         if any(trigger.key == key for trigger in self.triggers):
-            raise ConfigError(f"trigger {'/'.join(key)!r} has a step: remove that first")
+            raise ConfigError(f"trigger {name!r} has a step: remove that first")
+        await self.registry.refresh()
+        found = self.registry.known.get(trigger_id(key))
+        if found is not None and (running := await self._running(found[1].uid)):
+            raise ConfigError(f"trigger {name!r} is run by worker {running}: stop or update that first")
         await self.registry.drop(key)
+
+    async def _running(self, uid: str) -> str | None:
+        """A worker that runs a trigger: one whose record changes within a lease."""
+        until = self.clock.monotonic() + self.lease.seconds
+        seen: dict[str, str] | None = None
+        while seen is None or (seen and self.clock.monotonic() < until):
+            if seen is not None:
+                await self.clock.sleep(self.lease.interval)
+            items = await self.control.list(WORKERS)
+            alive = view(items).workers
+            now = {item.id: item.version for item in items if uid in alive.get(item.id, ())}
+            if seen is None:
+                seen = now
+            for id, version in now.items():
+                if seen.get(id) != version:
+                    return id
+        return None
 
     async def resize(self, key: tuple[str, ...], partitions: int) -> None:
         """Ask for another number of partitions; running workers drain, and change it within seconds."""
@@ -255,14 +284,20 @@ class Runner:
             self._forget(partition)
         if self._stopping:
             return
+        self._reborn = True
         await self.lease.register()
         self.ownership.reset()
 
     async def _refresh(self) -> None:
         """Before partitions are listed: names, changes of P, requests to retry."""
         await self.registry.refresh()
-        if any(self.registry.record(crew.trigger) is None for crew in self.crews.values()):
-            await self._restore_names()
+        missing = [c for c in self.crews.values() if not c.retired and self.registry.record(c.trigger) is None]
+        if missing:
+            if await self._store_was_lost():
+                await self._restore_names()
+            else:
+                await self._retire(missing)
+        self._reborn = False
         for crew in list(self.crews.values()):
             self._learn(crew)
             if crew.target is not None and not crew.parts:
@@ -272,6 +307,24 @@ class Runner:
                     partition.revivals += await load_requested(self.control, partition)
                     if partition.revivals:
                         self.flusher.hurry()
+
+    def _declared(self) -> tuple[str, ...]:
+        return tuple(uid for uid, crew in self.crews.items() if not crew.retired)
+
+    async def _store_was_lost(self) -> bool:
+        """Whether names are missing because all is: this worker's own record, or each of its triggers."""
+        if {record.uid for _, record in self.registry.known.values()} & set(self.crews):
+            return False
+        reborn, self._reborn = self._reborn, False
+        return reborn or await self.control.get(WORKERS, self.lease.id) is None
+
+    async def _retire(self, crews: list[Crew]) -> None:
+        """Another process has renamed or dropped these: what is left of them is the other's."""
+        for crew in crews:
+            crew.retired = True
+            message = "it was renamed or dropped by another process: this one runs it no more"
+            self.tell(Report("trouble", message, crew.trigger.name))
+        await self.lease.renew()
 
     async def _restore_names(self) -> None:
         """The store forgot the triggers that run here."""
@@ -334,8 +387,10 @@ class Runner:
             if partition.draining:
                 self.flusher.hurry()
             elif crew.trigger.schedule is not None:
+                partition.caught_up()
                 partition.reopen()
-                self._spawn(run_schedule(self.clock, partition, crew.trigger.schedule, crew.trigger.key))
+                schedule, key = crew.trigger.schedule, crew.trigger.key
+                self._spawn(run_schedule(self.clock, partition, schedule, key, self.tell))
             elif partition.fresh:
                 await self._take_up(crew, partition)
             else:
@@ -371,12 +426,19 @@ class Runner:
         self.feeds[crew.trigger.stream.name].full[partition] = crew
         partition.lost(floor, reason)
 
+    async def _remove_settled(self) -> None:
+        """Before the store knows that messages are settled, they go: else a successor could find them again."""
+        for sweeper in self._sweepers:
+            with contextlib.suppress(MotiaError):  # tried again before the next flush
+                await sweeper.remove_settled()
+
     async def _take_up(self, crew: Crew, partition: Partition) -> None:
         """A queue's truth is its items, not the log: go on from what is there."""
         feed = self.feeds[crew.trigger.stream.name]
         feed.full[partition] = crew
         assert crew.trigger.topic is not None
         while not partition.gone:
+            partition.remembered = {*partition.covered, *crew.covered}
             try:
                 messages, position = await messages_of(self.adapter, crew.trigger.topic)
             except MotiaError as error:

@@ -235,6 +235,8 @@ def test_one_name_twice_names_both_files(project: Project) -> None:
     project.write("streams/b/c_stream.py", STREAM.format("others"))
     project.write("steps/a_step.py", STEP.format("x") + "other = step({'name': 'x'}, handler)")
     assert project.refusal() == "two steps are called 'x': in motia/steps/a_step.py"
+    project.write("steps/a_step.py", STEP.format("y") + "other = step({'name': 'x'})")
+    assert project.refusal() == "motia/steps/a_step.py: step 'x' has no handler"
 
 
 def test_files_that_declare_nothing_useful(project: Project) -> None:

@@ -1,10 +1,15 @@
-"""A worker process: ``child.py FILE LEASE``. Prints ``name position item n attempt`` around each run."""
+"""A worker process: ``child.py FILE LEASE [HOURS]``. Prints ``name position item n attempt`` around each run.
+
+Its wall clock is wrong by HOURS.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sys
+import time
+from pathlib import Path
 
 from motia_adapters.sqlite.adapter import SqliteAdapter
 from motia_adapters.sqlite.options import SqliteOptions
@@ -27,11 +32,13 @@ async def handle(change: Change, info: RunInfo) -> None:
     if value.get("kill"):
         os._exit(9)
     await asyncio.sleep(value.get("sleep", 0))
+    if (mended := value.get("mended")) and not Path(mended).exists():  # noqa: ASYNC240
+        raise ValueError("poison")
     say("end", change.position, change.id, value["n"], info.attempt)
 
 
 async def main() -> None:
-    path, lease = sys.argv[1:]
+    path, lease = sys.argv[1:3]
     adapter = SqliteAdapter(StorageSettings("default", timeout=30), SqliteOptions(path=path))
     await adapter.open()
     await adapter.prepare(DOCS)
@@ -53,4 +60,7 @@ async def main() -> None:
     say("stopped")
 
 
+if len(sys.argv) > 3:
+    seconds, right = 3600 * float(sys.argv[3]), time.time
+    time.time = lambda: right() + seconds
 asyncio.run(main())

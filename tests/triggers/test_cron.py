@@ -10,7 +10,7 @@ import pytest
 
 from motia_core.errors import ConfigError
 from motia_core.model import Change
-from motia_core.triggers import RunInfo, Trigger, cron_trigger
+from motia_core.triggers import RunInfo, Runner, SystemClock, Trigger, cron_trigger
 from motia_core.triggers.cron import CronSchedule
 
 from .conftest import Seen, World, until
@@ -39,6 +39,24 @@ async def test_each_tick_starts_once_whoever_dies(world: World) -> None:
     assert times(seen) == sorted(times(seen))
     started = [(value["time"], attempt) for _, value, attempt in seen.runs]
     assert len(set(times(seen))) >= len(started) - 1  # the one that ran when its owner died may run again
+
+
+async def test_a_tick_that_a_wrong_clock_has_made_is_not_made_again_and_the_pause_is_reported(world: World) -> None:
+    class Ahead(SystemClock):
+        def time(self) -> float:
+            return super().time() + 3600
+
+    early, late = Seen(), Seen()
+    ahead = Runner(await world.client(), [ticking(early)], lease=1.0, clock=Ahead())
+    await ahead.start()
+    await until(lambda: early.runs)
+    await ahead.stop()
+    await world.run(ticking(late))
+    await until(lambda: "trouble" in world.kinds())
+    assert not late.runs
+    (report,) = world.reports
+    assert "nothing runs until" in report.message
+    assert "a wall clock is wrong" in report.message
 
 
 async def test_a_tick_waits_for_its_predecessor_and_at_most_one_waits(world: World) -> None:

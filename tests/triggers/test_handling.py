@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import ContextVar
+from dataclasses import replace
 
 import pytest
 
@@ -69,6 +70,25 @@ async def test_a_failing_change_is_tried_n_times_while_its_item_waits_and_others
     assert [status.last_error for status in await runner.status()] == ["ValueError: never"]
 
 
+async def test_failures_are_logged_and_a_dead_letter_is_reported(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act(change: Change, info: RunInfo) -> None:
+        raise ValueError("no good")
+
+    seen = Seen()
+    seen.act = act
+    await world.run(trigger(seen, attempts=2))
+    await world.put("bad", {"n": 1})
+    await until(lambda: "dead" in world.kinds())
+    (report,) = [report for report in world.reports if report.kind == "dead"]
+    assert report.message == "create of g/bad is given up after 2 attempts, as a dead letter: ValueError: no good"
+    failed = [record for record in caplog.records if "attempt" in record.getMessage() and record.exc_info]
+    assert [record.getMessage() for record in failed] == [
+        f"trigger step/stream/docs: attempt {n} of 2 for create of g/bad failed: ValueError: no good" for n in (1, 2)
+    ]
+
+
 async def test_a_dead_letter_is_retried_and_dropped_by_command(world: World) -> None:
     broken = True
 
@@ -99,6 +119,32 @@ async def test_a_dead_letter_is_retried_and_dropped_by_command(world: World) -> 
 async def _exactly(letters: object, count: int, empty_is_true: bool = False) -> object:
     found = await letters.list()  # type: ignore[attr-defined]
     return (found or empty_is_true) if len(found) == count else None
+
+
+async def test_a_change_too_large_for_a_batch_with_its_record_is_given_up_without_its_data(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It blocks neither its item nor the partition."""
+    seen = Seen()
+
+    async def act(change: Change, info: RunInfo) -> None:
+        if change.id == "large" and "x" in change.data:
+            raise ValueError("no")
+
+    seen.act = act
+    client = await world.client()
+    capabilities = client.capabilities
+    monkeypatch.setattr(client, "capabilities", lambda spec: replace(capabilities(spec), max_batch_bytes=50_000))
+    runner = await world.run(trigger(seen, partitions=1, attempts=2), adapter=client)
+    await world.put("large", {"x": "x" * 60_000})
+    await world.put("large", {"n": 1})
+    await until(lambda: seen.values("large")[-1:] == [1])
+    (letter,) = await (await runner.dead_letters(runner.triggers[0].key)).list()
+    assert letter.change.json is None
+    assert "did not fit" in (letter.error or "")
+    await runner.stop()
+    (status,) = await runner.status()
+    assert status.partitions[0].owner is None
 
 
 async def test_a_slow_handler_is_cancelled_and_tried_again(world: World) -> None:

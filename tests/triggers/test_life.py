@@ -14,6 +14,8 @@ from motia_core.triggers.records import CONTROL, WORKERS
 
 from .conftest import DOCS, Seen, World, trigger, until, until_async
 
+KEY = ("step", "stream", "docs", "0")
+
 
 async def test_a_new_trigger_begins_now_and_now_is_before_start_returns(world: World) -> None:
     await world.put("old", {"n": 0})
@@ -240,6 +242,48 @@ async def test_the_number_of_partitions_changes_under_way(world: World, before: 
     assert [attempt for id, _, attempt in seen.runs if id == "bad"] == [1, 2, 3, 4, 5, 6]
     with pytest.raises(MotiaError, match="from 1 to"):
         await runner.resize(runner.triggers[0].key, 0)
+
+
+async def test_the_number_of_partitions_changes_though_an_owner_has_died(world: World) -> None:
+    seen = Seen()
+    runners = [await world.run(trigger(seen), lease=0.5) for _ in range(2)]
+    await until(lambda: all(len(runner.partitions()) == 2 for runner in runners))
+    await runners[0].resize(KEY, 3)
+    await runners[1].abort()
+    await until(lambda: len(runners[0].partitions()) == 3)
+    for n in range(20):
+        await world.put(f"i{n}", {"n": n})
+    await until(lambda: sorted(seen.values()) == list(range(20)))
+
+
+async def test_a_rename_takes_the_trigger_from_workers_that_know_the_old_name(world: World) -> None:
+    """While a new version is rolled out: nothing is handled twice, and nothing begins anew."""
+    old, new = Seen(), Seen()
+    former = await world.run(trigger(old))
+    await until(lambda: len(former.partitions()) == 4)
+    for n in range(20):
+        await world.put(f"i{n}", {"n": n})
+    await until(lambda: len(old.runs) == 20)
+    latter = await world.run(trigger(new, "new", previous=KEY))
+    await until(lambda: len(latter.partitions()) == 4)
+    for n in range(20, 40):
+        await world.put(f"i{n}", {"n": n})
+    await until(lambda: len(old.runs) + len(new.runs) >= 40)
+    assert sorted(old.values() + new.values()) == list(range(40))
+    assert not former.partitions()
+    assert [status.key[0] for status in await latter.status()] == ["new"]
+    await former.stop()
+
+
+async def test_what_a_worker_runs_is_not_dropped(world: World) -> None:
+    seen = Seen()
+    runner = await world.run(trigger(seen), lease=0.5)
+    stranger = Runner(await world.client(), [], lease=0.5)
+    with pytest.raises(ConfigError, match="is run by worker w"):
+        await stranger.drop(KEY)
+    await runner.abort()  # its record stays, as after a crash
+    await stranger.drop(KEY)
+    assert not await stranger.status()
 
 
 async def test_a_worker_that_was_declared_dead_drops_everything_and_begins_a_new_life(world: World) -> None:

@@ -101,6 +101,28 @@ async def test_no_retention_loses_a_message(world: World) -> None:
     assert "gap" not in world.kinds()
 
 
+async def test_without_a_crash_no_message_is_handled_twice_though_the_log_is_gone(world: World) -> None:
+    world.retention = Retention(count=5)
+    adapter = await world.client()
+    await prepared(world)
+    queue = Queue(adapter)
+    seen = Seen()
+    first = await world.run(listener(seen))
+    for n in range(50):
+        await queue.enqueue("mail", n)
+    await until(lambda: len(seen.runs) == 50)
+    await first.stop()
+    assert await is_empty(world), "a successor would find what is settled"
+    start, n = await adapter.head(QUEUE), 50
+    while await adapter.floor(QUEUE) <= start:
+        await queue.enqueue("mail", n)
+        n += 1
+    await world.run(listener(seen))
+    await until(lambda: len(seen.runs) >= n)
+    await until_async(lambda: is_empty(world))
+    assert sorted(data(seen)) == list(range(n))
+
+
 async def test_a_message_of_a_run_that_is_repeated_is_put_there_once(world: World) -> None:
     queue = await prepared(world)
     ids = {await queue.enqueue("mail", n, origin=("uid", "position", 1)) for n in range(2)}
