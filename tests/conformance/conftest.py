@@ -165,6 +165,9 @@ class SQLiteMapped(SQLite):
         )
         return SqliteAdapter(settings, SqliteOptions(path=path, mapped=mapped))
 
+    def maker(self) -> Callable[[StorageSettings], Adapter]:
+        raise Cannot("its files and tables are chosen per namespace, by this process")
+
     async def wipe(self) -> None:
         empty = self.folder / "empty"
         for path in self.folder.glob("*.db"):
