@@ -138,9 +138,6 @@ class SQLiteMapped(SQLite):
     def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
         return partial(SqliteAdapter, options=self._options(settings))
 
-    def maker(self) -> Callable[[StorageSettings], Adapter]:
-        raise Cannot("its files and tables are chosen per namespace, by this process")
-
     async def wipe(self) -> None:
         empty = self.folder / "empty"
         for path in self.folder.glob("*.db"):
