@@ -24,7 +24,7 @@ from motia_core.cli.logs import Level, log_to_stderr
 from motia_core.cli.output import fail, line, run, say
 from motia_core.errors import ConfigError
 from motia_core.plugin_checks import suggestion
-from motia_core.triggers import DeadLetter, Runner, TriggerStatus
+from motia_core.triggers import LAG_COUNTED, DeadLetter, Runner, TriggerStatus
 
 AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON each, for programs.")]
 Name = Annotated[str, typer.Argument(metavar="TRIGGER", help="As `motia-core triggers` shows it.")]
@@ -197,12 +197,14 @@ def _known(name: str, found: Sequence[tuple[Runner, TriggerStatus]]) -> tuple[Ru
 def _show(storage: str, status: TriggerStatus) -> None:
     workers = f"{len(status.workers)} worker{'s' * (len(status.workers) != 1)}"
     owned = sum(partition.owner is not None for partition in status.partitions)
-    parked = sum(partition.parked for partition in status.partitions)
-    behind = sum(status.head is not None and partition.cursor < status.head for partition in status.partitions)
+    parked = sum(max(0, partition.parked) for partition in status.partitions)
+    behind = (
+        "an unknown number of" if status.behind is None else f"{status.behind}{'+' * (status.behind >= LAG_COUNTED)}"
+    )
     state = "" if status.declared else "  (no step declares it: motia-core triggers drop)"
     typer.echo(f"{status.name}{state}")
     typer.echo(f"    storage {storage}, {workers}, {owned} of {len(status.partitions)} partitions owned")
-    typer.echo(f"    {behind} partitions behind the head, {parked} changes parked")
+    typer.echo(f"    {behind} changes to be handled, {parked} to be tried again")
     if status.last_error:
         typer.echo(f"    last error: {status.last_error}")
 

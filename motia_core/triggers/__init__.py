@@ -8,6 +8,7 @@ from motia_core.triggers.clock import Clock, SystemClock
 from motia_core.triggers.cron import CRON, cron_trigger
 from motia_core.triggers.deadletters import DeadLetter, DeadLetters, Gap
 from motia_core.triggers.definition import (
+    LAG_COUNTED,
     OrderKey,
     PartitionStatus,
     Report,
@@ -21,6 +22,7 @@ from motia_core.triggers.runner import Runner
 
 __all__ = [
     "CRON",
+    "LAG_COUNTED",
     "QUEUE",
     "Clock",
     "DeadLetter",

@@ -161,6 +161,10 @@ class PartitionStatus:
     """Timestamp (ms) of the oldest of them."""
 
 
+LAG_COUNTED = 1_000
+"""Changes that a status counts, at most."""
+
+
 @dataclass(frozen=True, slots=True)
 class TriggerStatus:
     """One trigger, for ``motia-core triggers``."""
@@ -170,8 +174,8 @@ class TriggerStatus:
     uid: str
     declared: bool
     """Whether this process has a step for it."""
-    head: str | None
-    """The stream's head: a partition whose cursor is there lags behind nothing."""
+    behind: int | None
+    """Changes that no partition has settled, up to `LAG_COUNTED`; ``None``: history is gone before they were read."""
     partitions: tuple[PartitionStatus, ...]
     workers: tuple[str, ...]
     """Live workers that declare it."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from motia_core.errors import PositionExpired
 from motia_core.model import StreamSpec
 from motia_core.triggers.cron import CRON
-from motia_core.triggers.definition import PartitionStatus, TriggerStatus
+from motia_core.triggers.definition import LAG_COUNTED, PartitionStatus, TriggerStatus, item_key
 from motia_core.triggers.entries import State
 from motia_core.triggers.leases import view
 from motia_core.triggers.partition import Partition
@@ -18,8 +20,10 @@ from motia_core.triggers.records import (
     PartitionRecord,
     dead_group,
     decode_change,
+    hash_key,
     parked_group,
     part_group,
+    partition_of,
 )
 
 if TYPE_CHECKING:
@@ -35,15 +39,15 @@ async def describe(runner: Runner) -> Sequence[TriggerStatus]:
     found = []
     for _, record in runner.registry.known.values():
         crew = runner.crews.get(record.uid)
-        stream = StreamSpec(record.stream, hidden=record.stream.startswith("$"))
+        stored = [(int(i.id), PartitionRecord.decode(i)) for i in await runner.control.list(part_group(record.uid))]
         found.append(
             TriggerStatus(
                 name="/".join(part for part in record.key if part not in ("", "0")),
                 key=record.key,
                 uid=record.uid,
                 declared=any(trigger.key == record.key for trigger in runner.triggers),
-                head=None if record.stream == CRON.name else await runner.adapter.head(stream),
-                partitions=await _partitions(runner, record, dict(crew.parts) if crew else {}),
+                behind=await _behind(runner, record, dict(stored)),
+                partitions=_partitions(stored, dict(crew.parts) if crew else {}),
                 workers=tuple(sorted(id for id, uids in workers.items() if record.uid in uids)),
                 last_error=(crew and crew.last_error) or await _stored_error(runner, record.uid),
             )
@@ -51,10 +55,37 @@ async def describe(runner: Runner) -> Sequence[TriggerStatus]:
     return found
 
 
-async def _partitions(runner: Runner, name: NameRecord, mine: dict[int, Partition]) -> tuple[PartitionStatus, ...]:
+async def _behind(runner: Runner, name: NameRecord, stored: dict[int, PartitionRecord]) -> int | None:
+    """Changes after the cursors that are not settled and that the trigger, if it is declared here, accepts."""
+    if name.stream == CRON.name or not stored:
+        return 0
+    stream = StreamSpec(name.stream, hidden=name.stream.startswith("$"))
+    declared = next((trigger for trigger in runner.triggers if trigger.key == name.key), None)
+    accepts = declared.accepts if declared else None
+    order_key = declared.order_key if declared else item_key
+    start, head = min(record.cursor for record in stored.values()), await runner.adapter.head(stream)
+    if start >= head:
+        return 0
+    behind = 0
+    try:
+        async with aclosing(runner.adapter.watch(stream, start)) as batches:
+            async for batch in batches:
+                for change in batch.changes:
+                    record = stored.get(partition_of(hash_key(order_key(change)), len(stored)))
+                    waits = record is None or (change.position > record.cursor and change.position not in record.done)
+                    behind += waits and (accepts is None or accepts(change))
+                if batch.position >= head or behind >= LAG_COUNTED:
+                    break
+    except PositionExpired:
+        return None
+    return min(behind, LAG_COUNTED)
+
+
+def _partitions(
+    stored: Iterable[tuple[int, PartitionRecord]], mine: dict[int, Partition]
+) -> tuple[PartitionStatus, ...]:
     found = []
-    for item in await runner.control.list(part_group(name.uid)):
-        record, number = PartitionRecord.decode(item), int(item.id)
+    for number, record in stored:
         here = mine.get(number)
         open_ = [e for e in (*here.order, *here.stored.values()) if e.state != State.DONE] if here else []
         found.append(

@@ -92,7 +92,11 @@ def test_triggers_are_listed_with_their_partitions_and_owners(cli: Cli, start: S
     text = cli("triggers").stdout
     assert f"{TRIGGER}\n    storage default, 1 worker, 16 of 16 partitions owned\n" in text
     running.end()
+    for id, group in (("a", "todo"), ("b", "todo"), ("c", "elsewhere")):
+        assert cli("set", "documents", group, id, '{"n": 1}').returncode == 0
+    assert "    2 changes to be handled, 0 to be tried again\n" in cli("triggers").stdout
     released = lines(cli("triggers", "--json"))
+    assert {status["name"]: status["behind"] for status in released} == {"listen/queue/topic": 0, TRIGGER: 2}
     assert all(partition["owner"] is None for status in released for partition in status["partitions"])
 
 
