@@ -1,0 +1,224 @@
+-- Units of writes: each unit happens whole or not at all, with its entries in the log.
+--
+-- KEYS: meta, log, groups, deadlines.
+-- ARGV: prefix of the groups' keys, run id of the server, channel, keep a log ("1"),
+--   entries to keep (""), expired items to sweep at most, begin an epoch ("1"), and then the units:
+--   each a number of writes, and for each write seven values:
+--   kind (s set, u update, d delete, e event with an id, n event without, c only check),
+--   group, id, expected version, JSON, time to live (µs), event type.
+-- Expected: "" anything, "-" no item, "#N" what write N of this call left, else a version.
+--
+-- Reply: position of the head, swept, and for each unit either {"!", number of the write,
+-- stored item or false} for a conflict, or for each write false (a delete of nothing) or
+-- {kind, position, timestamp (µs), stored item or false}.
+--
+-- JSON is bytes here, never a value: Lua would change it. Every key's type is checked
+-- before anything is written, and whatever can fail for want of memory comes first.
+
+local meta, log, groups, deadlines = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local prefix, run, channel, logging, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', ARGV[5]
+local call, format, sub = redis.call, string.format, string.sub
+
+local function wrong(key, kind)
+  local found = call('TYPE', key).ok
+  if found ~= kind and found ~= 'none' then
+    return redis.error_reply('WRONGTYPE key ' .. key .. ' is a ' .. found .. ', not a ' .. kind)
+  end
+end
+
+local problem = wrong(meta, 'hash') or wrong(log, 'stream') or wrong(groups, 'zset') or wrong(deadlines, 'zset')
+if problem then
+  return problem
+end
+local checked = {}
+local function check_group(group)
+  if checked[group] == nil then
+    checked[group] = wrong(prefix .. 'h:' .. group, 'hash') or wrong(prefix .. 'z:' .. group, 'zset') or false
+  end
+  return checked[group]
+end
+
+local time = call('TIME')
+local now = time[1] * 1000000 + time[2]
+local server = run .. '/' .. (string.match(call('INFO', 'replication'), 'master_replid:(%x+)') or '')
+local known = call('HMGET', meta, 'e', 's', 't', 'i')
+local epoch, seq, stamp = tonumber(known[1]), tonumber(known[2]) or 0, tonumber(known[3]) or 0
+local begun, changed, previous = epoch and known[4] == server, false, ''
+
+local function begin()
+  if epoch then
+    previous = format('%.0f', epoch)
+  else
+    -- The meta key is gone. What is left of the log must not be taken for what comes now.
+    local last = call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+    epoch = last and tonumber(string.match(last[1], '^%d+')) or 0
+  end
+  epoch, stamp = math.max(now, epoch + 1), math.max(now, stamp)
+  begun, changed = true, true
+end
+
+local function position()
+  return format('%014x-%014x', epoch, seq)
+end
+
+local function append(kind, group, id, deadline, json, event)
+  if not begun then
+    begin()
+  end
+  seq, stamp, changed = seq + 1, math.max(now, stamp + 1), true
+  if logging then
+    local entry = format('%.0f-%.0f', epoch, seq)
+    if keep == '' then
+      call('XADD', log, entry, 'k', kind, 'g', group, 'i', id, 's', format('%.0f', stamp),
+        'd', deadline, 'e', event, 'p', previous, 'j', json)
+    else
+      call('XADD', log, 'MAXLEN', '~', keep, entry, 'k', kind, 'g', group, 'i', id, 's', format('%.0f', stamp),
+        'd', deadline, 'e', event, 'p', previous, 'j', json)
+    end
+    previous = ''
+  end
+end
+
+-- The stored item (version, deadline, JSON), its version and its deadline; nothing if there is none.
+local function read(group, id)
+  local raw = call('HGET', prefix .. 'h:' .. group, id)
+  if raw then
+    return raw, sub(raw, 1, 29), tonumber(sub(raw, 30, 43), 16)
+  end
+end
+
+local function remove(group, id, raw, deadline)
+  local order = prefix .. 'z:' .. group
+  call('HDEL', prefix .. 'h:' .. group, id) -- first: it needs no memory
+  call('ZREM', order, id)
+  if call('EXISTS', order) == 0 then
+    call('ZREM', groups, group)
+  end
+  if deadline > 0 then
+    call('ZREM', deadlines, group .. '\0' .. id)
+  end
+  append('d', group, id, 0, sub(raw, 44), '')
+end
+
+local function store(kind, group, id, json, ttl)
+  local raw, _, old = read(group, id)
+  if raw and old > 0 and old <= now then
+    remove(group, id, raw, old)
+    raw = nil
+  end
+  local deadline = kind == 'u' and raw and old or 0
+  if ttl ~= '' then
+    deadline = now + tonumber(ttl)
+  end
+  local change = raw and 'u' or 'c'
+  append(change, group, id, format('%.0f', deadline), json, '')
+  call('HSET', prefix .. 'h:' .. group, id, position() .. format('%014x', deadline) .. json)
+  if not raw then
+    call('ZADD', prefix .. 'z:' .. group, 0, id)
+    call('ZADD', groups, 0, group)
+  end
+  if deadline > 0 then
+    call('ZADD', deadlines, format('%.0f', deadline), group .. '\0' .. id)
+  elseif raw and old > 0 then
+    call('ZREM', deadlines, group .. '\0' .. id)
+  end
+  return { change, position(), stamp, raw or false }
+end
+
+local function sweep(most)
+  local due = call('ZRANGEBYSCORE', deadlines, '-inf', format('%.0f', now), 'LIMIT', 0, most)
+  for _, member in ipairs(due) do
+    local cut = string.find(member, '\0', 1, true)
+    local group, id = sub(member, 1, cut - 1), sub(member, cut + 1)
+    local raw, deadline
+    if not check_group(group) then
+      raw, _, deadline = read(group, id)
+    end
+    if raw and deadline > 0 and deadline <= now then
+      remove(group, id, raw, deadline)
+    else
+      call('ZREM', deadlines, member)
+    end
+  end
+  return #due
+end
+
+local swept = 0
+if tonumber(ARGV[6]) > 0 then
+  swept = sweep(ARGV[6])
+end
+
+local left = {} -- what each write of this call left: a version, or "-"
+local function expected(expect, version)
+  if expect == '' then
+    return true
+  elseif sub(expect, 1, 1) == '#' then
+    expect = left[tonumber(sub(expect, 2))]
+  end
+  return expect == (version or '-')
+end
+
+local replies, at, number = {}, 8, 0
+while ARGV[at] do
+  local count, conflict = tonumber(ARGV[at]), nil
+  for i = 1, count do
+    local base = at + (i - 1) * 7
+    local kind, group, id = ARGV[base + 1], ARGV[base + 2], ARGV[base + 3]
+    if kind ~= 'e' and kind ~= 'n' then
+      conflict = check_group(group)
+      if conflict then
+        break
+      end
+      local raw, version, deadline = read(group, id)
+      if raw and deadline > 0 and deadline <= now then
+        raw, version = nil, nil
+      end
+      if not expected(ARGV[base + 4], version) then
+        conflict = { '!', i - 1, raw or false }
+        break
+      end
+    end
+  end
+  if conflict then
+    replies[#replies + 1] = conflict
+  else
+    local reply = {}
+    for i = 1, count do
+      local base = at + (i - 1) * 7
+      local kind, group, id, json = ARGV[base + 1], ARGV[base + 2], ARGV[base + 3], ARGV[base + 5]
+      local result = false
+      if kind == 's' or kind == 'u' then
+        result = store(kind, group, id, json, ARGV[base + 6])
+        left[number + i] = result[2]
+      elseif kind == 'd' then
+        local raw, _, deadline = read(group, id)
+        if raw then
+          remove(group, id, raw, deadline)
+          if deadline == 0 or deadline > now then
+            result = { 'd', position(), stamp, raw }
+          end
+        end
+        left[number + i] = '-'
+      elseif kind ~= 'c' then
+        append(kind, group, id, 0, json, ARGV[base + 7])
+        result = { kind, position(), stamp, false }
+      end
+      reply[i] = result
+    end
+    replies[#replies + 1] = reply
+  end
+  number = number + count
+  at = at + 1 + count * 7
+end
+
+if not epoch or (ARGV[7] == '1' and not changed) then
+  begin()
+end
+if changed then
+  call('HSET', meta, 'e', format('%.0f', epoch), 's', format('%.0f', seq), 't', format('%.0f', stamp),
+    'i', server)
+  if logging then
+    redis.pcall('PUBLISH', channel, position()) -- a user who may not publish is heard of later
+  end
+end
+return { position(), swept, replies }
