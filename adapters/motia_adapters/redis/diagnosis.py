@@ -17,7 +17,7 @@ def diagnose(address: str, facts: Mapping[str, str], config: Mapping[str, str]) 
     findings += _memory(facts)
     if facts.get("connected_slaves", "0") != "0":
         findings.append(
-            Finding("ok", "a failover may lose what the replica had not yet (the loss is detected)", "min-replicas-to-write")
+            Finding("ok", "a failover may lose the last writes (the loss is detected)", "min-replicas-to-write")
         )
     return findings
 
@@ -53,5 +53,5 @@ def _memory(facts: Mapping[str, str]) -> list[Finding]:
             Finding("error", f"maxmemory-policy {policy} removes data in silence", "maxmemory-policy noeviction"),
         ]
     if limit and used > 0.9 * limit:
-        return [Finding("warning", f"{used} of {limit} bytes of maxmemory are used", "raise maxmemory, keep less history")]
+        return [Finding("warning", f"{used} of {limit} bytes of maxmemory are used", "raise maxmemory")]
     return []

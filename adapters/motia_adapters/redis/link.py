@@ -59,7 +59,7 @@ class Link(asyncio.Protocol):
             return future
         if not self._out:
             self._loop.call_soon(self._flush)
-        self._out.append(pack_command(command))
+        self._out.append(_packed(command))
         self._pending.append((future, self._loop.time() + self._timeout))
         if self._watchdog is None:
             self._watchdog = self._loop.call_later(self._timeout, self._look)
@@ -68,7 +68,7 @@ class Link(asyncio.Protocol):
     def push(self, *command: Argument) -> None:
         """Send a command whose replies `listen` gets."""
         if self._transport is not None and self.closed is None:
-            self._transport.write(pack_command(command))
+            self._transport.write(_packed(command))
 
     def abort(self, why: str) -> None:
         """End the connection at once; whoever waits is told ``why``."""
@@ -147,3 +147,6 @@ class Link(asyncio.Protocol):
             self._transport.abort()
         if self._when_lost is not None:
             self._when_lost()
+
+
+_packed: Callable[[tuple[Argument, ...]], bytes] = pack_command  # type: ignore[assignment]  # it takes any number

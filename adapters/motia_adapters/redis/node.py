@@ -12,7 +12,7 @@ from hiredis import ReplyError
 
 from motia_adapters.redis import scripts
 from motia_adapters.redis.failures import refused, unreachable
-from motia_adapters.redis.link import Argument, Link
+from motia_adapters.redis.link import Argument, Link, Lost
 from motia_adapters.redis.options import RedisOptions
 
 OLDEST = (6, 2)
@@ -78,22 +78,19 @@ class Node:
         try:
             async with asyncio.timeout(self._timeout):
                 sent = [link.send(*command) for command in self._greeting()]
-                info = link.send("INFO")
                 sent += [link.send("SCRIPT", "LOAD", script.source) for script in scripts.ALL]
-                results = await asyncio.gather(*sent, info, return_exceptions=True)
-        except TimeoutError as error:
+                sent.append(link.send("INFO"))
+                *_, info = [await reply for reply in sent]
+        except (Lost, TimeoutError) as error:
             link.abort("no reply")
             raise unreachable(error, self.address, "connect") from error
+        except ReplyError as error:
+            link.abort("refused")
+            raise refused(error, self.address, "connect") from error
         except BaseException:
             link.abort("not connected")
             raise
-        for result in results:
-            if isinstance(result, BaseException):
-                link.abort("refused")
-                if isinstance(result, ReplyError):
-                    raise refused(result, self.address, "connect") from result
-                raise unreachable(result, self.address, "connect") from result
-        facts = parse_info(results[-1])
+        facts = parse_info(info)
         try:
             self._judge(facts)
         except BaseException:
@@ -171,5 +168,3 @@ def parse_info(info: bytes) -> dict[str, str]:
     """The reply to INFO, by name."""
     lines = info.decode("utf-8", "replace").splitlines()
     return {key: value for key, colon, value in (line.partition(":") for line in lines) if colon}
-
-

@@ -16,7 +16,7 @@ class Script:
 
 
 def _load(name: str) -> Script:
-    source = files(__package__).joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
+    source = files("motia_adapters.redis").joinpath("scripts", f"{name}.lua").read_text(encoding="utf-8")
     return Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -67,11 +67,13 @@ class Upkeep:
         if count is None and age is None:
             return
         arguments = ("" if count is None else count, "" if age is None else round(age * 1_000_000), TRIMMED)
-        while await self._connection.run(keys, TRIM, *arguments):
-            await asyncio.sleep(0)
+        more = True
+        while more:
+            more = bool(await self._connection.run(keys, TRIM, *arguments))
 
 
 async def sweep(writer: Writer) -> None:
     """Remove all items of a stream that have expired."""
-    while await writer.maintain(sweep=PORTION) == PORTION:
-        await asyncio.sleep(0)
+    swept = PORTION
+    while swept == PORTION:
+        swept = await writer.maintain(sweep=PORTION)
