@@ -277,7 +277,7 @@ class Redis(Harness):
         self.adapters: list[RedisAdapter] = []
 
     async def start(self) -> None:
-        self.server = await served("redis")
+        self.server = await served(self.name)
 
     def make(self, settings: StorageSettings) -> Adapter:
         adapter = RedisAdapter(settings, self.options)
@@ -333,7 +333,13 @@ class Redis(Harness):
         return self.server
 
 
-BACKENDS: list[type[Memory | SQLite | Redis]] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped, Redis]
+class Redis62(Redis):
+    """The oldest server that is supported."""
+
+    name = "redis62"
+
+
+BACKENDS: list[type[Memory | SQLite | Redis]] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped, Redis, Redis62]
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
