@@ -49,9 +49,10 @@ local function begin()
   if epoch then
     previous = format('%.0f', epoch)
   else
-    -- The meta key is gone. What is left of the log must not be taken for what comes now.
+    -- There is no stream, or its meta key is gone: then what is left of its log cannot be continued.
     local last = call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
     epoch = last and tonumber(string.match(last[1], '^%d+')) or 0
+    call('UNLINK', log)
   end
   epoch, stamp = math.max(now, epoch + 1), math.max(now, stamp)
   begun, changed = true, true
