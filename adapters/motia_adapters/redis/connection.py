@@ -18,7 +18,7 @@ from motia_adapters.redis.scripts import ALL, Script
 from motia_core.errors import BackendError, BackendUnavailable, OutcomeUnknown
 
 REDIRECTIONS = 5
-"""MOVED, ASK and NOSCRIPT replies to one command, at most."""
+"""MOVED and NOSCRIPT replies to one command, at most."""
 _RUN_ID = 8  # where the write script's call holds the run id of the node
 
 
@@ -100,7 +100,6 @@ class Connection:
 
     async def _send(self, keys: Keys, commands: Sequence[Sequence[Argument]], *, is_write: bool = False) -> list[Any]:
         """Send to the node that has the stream, going where it redirects us."""
-        asking = False
         problem: ReplyError | None = None
         for _ in range(REDIRECTIONS):
             self.check_open()
@@ -113,11 +112,7 @@ class Connection:
             if is_write:
                 (command,) = commands
                 commands = [[*command[:_RUN_ID], node.run_id, *command[_RUN_ID + 1 :]]]
-            futures = []
-            for command in commands:
-                if asking:
-                    link.send("ASKING")
-                futures.append(link.send(*command))
+            futures = [link.send(*command) for command in commands]
             try:
                 return [await future for future in futures]
             except Lost:
@@ -126,10 +121,9 @@ class Connection:
             except ReplyError as error:
                 problem = error
             code = code_of(str(problem))
-            asking = code == "ASK"
             if code == "NOSCRIPT":
                 await self._load_scripts(node)
-            elif code in ("MOVED", "ASK"):
+            elif code == "MOVED":
                 self._routes[keys.prefix] = self._node(str(problem).split(" ")[2], node)
             else:
                 if code == "READONLY":  # a primary that became a replica: look again who is one

@@ -14,7 +14,8 @@ _UNAVAILABLE = {
     "OOM": "the server's maxmemory is used up: raise it, keep less history, or remove items",
     "NOREPLICAS": "too few replicas are connected (min-replicas-to-write): bring them back",
     "CLUSTERDOWN": "the cluster has lost nodes: look at CLUSTER INFO",
-    "TRYAGAIN": "the cluster is moving this stream's slot: try again in a moment",
+    "TRYAGAIN": "the cluster is moving this stream's slot: try again when it has",
+    "ASK": "the cluster is moving this stream's slot: try again when it has",
     "BUSY": "another program's script keeps the server busy: look at SCRIPT KILL",
     "MAXCLIENTS": "the server has too many clients: raise maxclients",
 }
@@ -27,10 +28,11 @@ _REFUSED = {
     "UNKVERSION": "Redis 6.2 or newer, or Valkey, is needed",
     "EVICTION": "set maxmemory-policy to noeviction, or use another server",
 }
-_OLD_AUTH = {
+_TEXTS = {
     "invalid password": "WRONGPASS",
     "AUTH <password> called without any password": "WRONGPASS",
     "max number of clients reached": "MAXCLIENTS",
+    "access a non local key": "TRYAGAIN",
     "unknown command": "UNKVERSION",
 }
 
@@ -38,12 +40,12 @@ _OLD_AUTH = {
 def code_of(text: str) -> str:
     """The code of an error reply. Redis 6.2 wraps those of scripts in a sentence, so the text is searched."""
     first = text.partition(" ")[0].lstrip("-")
-    if first in _UNAVAILABLE or first in _REFUSED or first in ("MOVED", "ASK"):
+    if first in _UNAVAILABLE or first in _REFUSED or first == "MOVED":
         return first
     for code in (*_UNAVAILABLE, *_REFUSED):
         if f"-{code} " in text:
             return code
-    return next((code for part, code in _OLD_AUTH.items() if part in text), first)
+    return next((code for part, code in _TEXTS.items() if part in text), first)
 
 
 def refused(error: BaseException | str, address: str, doing: str) -> BackendError:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
+from motia_core.errors import BackendUnavailable
 from motia_core.model import StreamSpec, Write
 from motia_core.testing.servers import free_port
 
@@ -72,9 +75,11 @@ async def test_a_slot_that_moves_is_followed(lab: Any) -> None:
     await lab.ask(source.port, "CLUSTER", "SETSLOT", slot, "MIGRATING", target_id)
     keys = await lab.ask(source.port, "CLUSTER", "GETKEYSINSLOT", slot, 100)
     await lab.ask(source.port, "MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", *keys)
-    written.append(await lab.put(adapter, "x", {"n": 1}))  # ASK
+    for attempt in (lab.put(adapter, "x", {"n": 1}), adapter.get(lab.docs, "g", "x")):
+        with pytest.raises(BackendUnavailable, match="is moving this stream's slot"):
+            await attempt
     for node in nodes:
         await lab.ask(node.port, "CLUSTER", "SETSLOT", slot, "NODE", target_id)
-    written.append(await lab.put(adapter, "x", {"n": 2}))  # MOVED
+    written.append(await lab.put(adapter, "x", {"n": 2}))
     log = await lab.log(adapter, written[0].position)
     assert [change.position for change in log] == [result.position for result in written[1:]]

@@ -20,7 +20,11 @@ local prefix, run, channel, logging, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4] =
 local call, format, sub = redis.call, string.format, string.sub
 
 local function wrong(key, kind)
-  local found = call('TYPE', key).ok
+  local reply = redis.pcall('TYPE', key) -- while a Cluster moves the slot, a key that is not here is an error
+  local found = reply.ok
+  if not found then
+    return reply
+  end
   if found ~= kind and found ~= 'none' then
     return redis.error_reply('WRONGTYPE key ' .. key .. ' is a ' .. found .. ', not a ' .. kind)
   end
@@ -126,27 +130,26 @@ local function store(kind, group, id, json, ttl)
   return { change, position(), stamp, raw or false }
 end
 
+local swept = 0
 local function sweep(most)
   local due = call('ZRANGEBYSCORE', deadlines, '-inf', format('%.0f', now), 'LIMIT', 0, most)
   for _, member in ipairs(due) do
     local cut = string.find(member, '\0', 1, true)
     local group, id = sub(member, 1, cut - 1), sub(member, cut + 1)
-    local raw, deadline
     if not check_group(group) then
-      raw, _, deadline = read(group, id)
-    end
-    if raw and deadline > 0 and deadline <= now then
-      remove(group, id, raw, deadline)
-    else
-      call('ZREM', deadlines, member)
+      local raw, _, deadline = read(group, id)
+      if raw and deadline > 0 and deadline <= now then
+        remove(group, id, raw, deadline)
+        swept = swept + 1
+      else
+        call('ZREM', deadlines, member)
+      end
     end
   end
-  return #due
 end
 
-local swept = 0
 if tonumber(ARGV[6]) > 0 then
-  swept = sweep(ARGV[6])
+  sweep(ARGV[6])
 end
 
 local left = {} -- what each write of this call left: a version, or "-"
