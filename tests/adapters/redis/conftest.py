@@ -37,6 +37,7 @@ class Lab:
         if not server.ours:
             pytest.skip("these tests need servers of their own, and an address was given")
         self._stack.push_async_callback(server.stop)
+        self._stack.push_async_callback(server.kill)  # nobody needs its data
         try:
             await server.start()
         except Missing as missing:
@@ -67,7 +68,7 @@ class Lab:
         """The reply of a server to one command, past the adapter."""
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
-            writer.write(pack_command(command))  # type: ignore[arg-type]
+            writer.write(pack_command(command))
             replies = Reader()
             while (reply := replies.gets()) is False:
                 replies.feed(await reader.read(65_536))

@@ -68,7 +68,7 @@ async def test_no_server(lab: Any) -> None:
 
 async def test_passwords_are_asked_for_and_never_shown(lab: Any) -> None:
     server = await lab.serve("--requirepass", "sesame")
-    with pytest.raises(BackendError, match="NOAUTH.*give a password"):
+    with pytest.raises(BackendError, match=r"NOAUTH.*give a password"):
         await lab.connect(server.port)
     with pytest.raises(BackendError, match="check username and password") as caught:
         await lab.connect(server.port, password="guessed")
@@ -98,7 +98,7 @@ async def test_an_acl_user_needs_only_what_the_readme_lists(lab: Any) -> None:
 
 async def test_servers_that_remove_data_by_themselves_are_refused(lab: Any) -> None:
     server = await lab.serve("--maxmemory-policy", "allkeys-lru")
-    with pytest.raises(BackendError, match="allkeys-lru.*noeviction"):
+    with pytest.raises(BackendError, match=r"allkeys-lru.*noeviction"):
         await lab.connect(server.port)
     await lab.ask(server.port, "CONFIG", "SET", "maxmemory-policy", "volatile-lru")
     await lab.connect(server.port)

@@ -77,6 +77,11 @@ async def _told(reader: Reader, position: str) -> list[Any]:
     return reader.seen[1:]
 
 
+async def _reaches(reader: Reader, position: str) -> None:
+    """Wait until the subscriber has been told why its history is gone, and is past a position."""
+    await reader.until(lambda seen: seen[-1].position >= position and any(entry.type == "sync" for entry in seen[1:]))
+
+
 async def test_restarts_lose_nothing_that_was_acknowledged(lab: Any) -> None:
     server = await lab.serve()
     adapter = await lab.connect(server.port)
@@ -143,8 +148,9 @@ async def test_trims_and_wipes_end_in_an_explicit_resync(lab: Any) -> None:
         await lab.ask(server.port, "FLUSHALL")
         written = await lab.put(adapter, "x", {"turn": turn})
         await reader.until(
-            lambda seen, written=written: seen[-1].position >= written.position
-            and any(entry.type == "sync" and entry.reason for entry in seen)
+            lambda seen, written=written: (
+                seen[-1].position >= written.position and any(entry.type == "sync" and entry.reason for entry in seen)
+            )
         )
     syncs = [entry for entry in reader.seen[1:] if entry.type == "sync"]
     assert syncs

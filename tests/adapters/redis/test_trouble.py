@@ -10,12 +10,14 @@ from motia_adapters.redis.keys import keys_of
 
 from motia_core.errors import BackendError, BackendUnavailable, OutcomeUnknown, UpdateError
 from motia_core.model import StreamSpec, Write
+from motia_core.testing.servers import Redis, Redis62
 
 KEYS = keys_of("test", "docs")
 
 
-async def test_a_full_server_refuses_sets_whole_and_takes_deletes(lab: Any) -> None:
-    server = await lab.serve()
+@pytest.mark.parametrize("kind", [Redis, Redis62])
+async def test_a_full_server_refuses_sets_whole_and_takes_deletes(lab: Any, kind: type[Redis]) -> None:
+    server = await lab.serve(kind=kind)
     adapter = await lab.connect(server.port)
     first = await lab.put(adapter, "x", {"n": 1})
     await lab.ask(server.port, "CONFIG", "SET", "maxmemory", 1)
@@ -25,7 +27,7 @@ async def test_a_full_server_refuses_sets_whole_and_takes_deletes(lab: Any) -> N
         [lab.increment("x")],
         [Write("event", "g", None, b"1", event_type="t")],
     ):
-        with pytest.raises(BackendUnavailable, match="OOM.*maxmemory is used up"):
+        with pytest.raises(BackendUnavailable, match=r"OOM.*maxmemory is used up"):
             await adapter.write(lab.docs, writes)
     item = await adapter.get(lab.docs, "g", "x")
     assert (item.version, item.value) == (first.version, {"n": 1})
@@ -38,15 +40,18 @@ async def test_a_full_server_refuses_sets_whole_and_takes_deletes(lab: Any) -> N
 
 
 @pytest.mark.parametrize(
-    "key", [KEYS.log, KEYS.groups, KEYS.deadlines, KEYS.items("g"), f"{KEYS.prefix}z:g", KEYS.meta], ids=lambda k: k[-3:]
+    "key",
+    [KEYS.log, KEYS.groups, KEYS.deadlines, KEYS.items("g"), f"{KEYS.prefix}z:g", KEYS.meta],
+    ids=lambda k: k[-3:],
 )
-async def test_a_foreign_key_in_our_place_fails_the_write_whole(lab: Any, key: str) -> None:
-    server = await lab.serve()
+@pytest.mark.parametrize("kind", [Redis, Redis62])
+async def test_a_foreign_key_in_our_place_fails_the_write_whole(lab: Any, key: str, kind: type[Redis]) -> None:
+    server = await lab.serve(kind=kind)
     adapter = await lab.connect(server.port)
     await lab.ask(server.port, "DEL", key)
     await lab.ask(server.port, "SET", key, "foreign")
     before = sorted(await lab.ask(server.port, "KEYS", "*"))
-    with pytest.raises(BackendError, match="WRONGTYPE.*another program uses this key"):
+    with pytest.raises(BackendError, match=r"WRONGTYPE.*another program uses this key"):
         await adapter.write(lab.docs, [Write("set", "g", "x", b"{}", ttl=60.0), Write("delete", "g", "y")])
     with pytest.raises(BackendError):
         await adapter.write(lab.docs, [lab.increment("x")])
@@ -141,7 +146,7 @@ async def test_a_chain_breaks_where_a_link_fails_and_goes_on(lab: Any) -> None:
     await mine.write(lab.docs, [lab.increment("x")])
     await lab.put(theirs, "x", {"n": 10})
     writes = [[lab.increment("x")], [Write("set", "g", "x", b'{"n":"text"}', expect="absent")], [lab.increment("x")]]
-    results = await asyncio.gather(*(mine.write(lab.docs, unit) for unit in writes), return_exceptions=True)
+    results: list[Any] = await asyncio.gather(*(mine.write(lab.docs, unit) for unit in writes), return_exceptions=True)
     assert [result[0].new_value["n"] for result in (results[0], results[2])] == [11, 12]
     assert isinstance(results[1], Exception)
 
@@ -151,7 +156,7 @@ async def test_begin_history_expires_all_positions(lab: Any) -> None:
     adapter = await lab.connect(server.port)
     before = await lab.put(adapter, "x", {"n": 1})
     await adapter.begin_history(lab.docs)
-    with pytest.raises(Exception, match="is not a place|are gone"):
+    with pytest.raises(Exception, match=r"is not a place|are gone"):
         await lab.log(adapter, before.position)
     head = await adapter.head(lab.docs)
     after = await lab.put(adapter, "x", {"n": 2})
