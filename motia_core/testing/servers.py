@@ -213,8 +213,8 @@ class Redis(Server):
         return f"redis://127.0.0.1:{self.port}"
 
     def _command(self) -> Sequence[str]:
-        return [self._program(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
-                "--appendonly", "yes", "--appendfsync", "always", *self._arguments]  # fmt: skip
+        return [self._program(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
+                "--save", "", "--appendonly", "yes", "--appendfsync", "always", *self._arguments]  # fmt: skip
 
     def _program(self) -> str:
         return program_named("redis-server")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from motia_adapters.redis.adapter import RedisAdapter
 from motia_adapters.redis.failures import code_of
 from motia_adapters.redis.options import RedisOptions, options_from_url
 from pydantic import ValidationError
 
+from motia_core.adapter import StorageSettings
 from motia_core.errors import BackendError, BackendUnavailable
 from motia_core.testing.servers import Redis, free_port
 
@@ -150,11 +151,12 @@ async def test_tls(lab: Any, tmp_path: Path) -> None:
     if shutil.which("openssl") is None:
         pytest.skip("no program 'openssl' to make a certificate with")
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)],
-        check=True, capture_output=True,
-    )  # fmt: skip
+    making = await asyncio.create_subprocess_exec(
+        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
+        *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)),
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert await making.wait() == 0
     port = free_port()
     server: Redis = await lab.serve(
         *("--tls-port", str(port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)),
@@ -169,3 +171,20 @@ async def test_tls(lab: Any, tmp_path: Path) -> None:
         await lab.connect(port, tls=True)
     with pytest.raises(BackendUnavailable):  # plain text to a TLS port
         await lab.connect(port, timeout=1.0)
+
+
+async def test_it_runs_on_uvloop(lab: Any) -> None:
+    uvloop = pytest.importorskip("uvloop")
+    server = await lab.serve()
+
+    async def use() -> list[str]:
+        adapter = RedisAdapter(StorageSettings("default", namespace="test"), RedisOptions(port=server.port))
+        await adapter.open()
+        before = await adapter.head(lab.docs)
+        await lab.put(adapter, "x", {"n": 1})
+        await adapter.write(lab.docs, [lab.increment("x")])
+        types = [change.type for change in await lab.log(adapter, before)]
+        await adapter.close()
+        return types
+
+    assert await asyncio.to_thread(uvloop.run, use()) == ["create", "update"]

@@ -79,7 +79,11 @@ async def _told(reader: Reader, position: str) -> list[Any]:
 
 async def _reaches(reader: Reader, position: str) -> None:
     """Wait until the subscriber has been told why its history is gone, and is past a position."""
-    await reader.until(lambda seen: seen[-1].position >= position and any(entry.type == "sync" for entry in seen[1:]))
+    await reader.until(lambda seen: seen[-1].position >= position and _resynced(seen))
+
+
+def _resynced(seen: list[Any]) -> bool:
+    return any(entry.type == "sync" for entry in seen[1:])
 
 
 async def test_restarts_lose_nothing_that_was_acknowledged(lab: Any) -> None:
