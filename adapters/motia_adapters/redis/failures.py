@@ -43,7 +43,7 @@ def code_of(text: str) -> str:
     if first in _UNAVAILABLE or first in _REFUSED or first == "MOVED":
         return first
     for code in (*_UNAVAILABLE, *_REFUSED):
-        if f"-{code} " in text:
+        if f"-{code} " in text or f": {code} " in text:
             return code
     return next((code for part, code in _TEXTS.items() if part in text), first)
 

@@ -12,8 +12,9 @@
 -- stored item or false} for a conflict, or for each write false (a delete of nothing) or
 -- {kind, position, timestamp (µs), stored item or false}.
 --
--- JSON is bytes here, never a value: Lua would change it. Every key's type is checked
--- before anything is written, and whatever can fail for want of memory comes first.
+-- JSON is bytes here, never a value: Lua would change it. The type of every key that a unit
+-- changes is known before it changes anything (HMGET, HGET and ZRANGEBYSCORE fail by
+-- themselves, a set begins with XADD), and what can fail for want of memory comes first.
 
 local meta, log, groups, deadlines = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local prefix, run, channel, logging, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', ARGV[5]
@@ -30,16 +31,20 @@ local function wrong(key, kind)
   end
 end
 
-local problem = wrong(meta, 'hash') or wrong(log, 'stream') or wrong(groups, 'zset') or wrong(deadlines, 'zset')
-if problem then
-  return problem
-end
 local checked = {}
-local function check_group(group)
-  if checked[group] == nil then
-    checked[group] = wrong(prefix .. 'h:' .. group, 'hash') or wrong(prefix .. 'z:' .. group, 'zset') or false
+local function check(key, kind)
+  if checked[key] == nil then
+    checked[key] = wrong(key, kind) or false
   end
-  return checked[group]
+  return checked[key]
+end
+
+-- What is wrong with the keys that change when an item of a group comes or goes.
+local function check_order(group)
+  return check(groups, 'zset') or check(prefix .. 'z:' .. group, 'zset')
+end
+local function check_removal(group)
+  return check_order(group) or (logging and check(log, 'stream'))
 end
 
 local time = call('TIME')
@@ -65,31 +70,34 @@ end
 local function position()
   return format('%014x-%014x', epoch, seq)
 end
+local written, stamped -- position and timestamp of the last change, as text
 
 local function append(kind, group, id, deadline, json, event)
   if not begun then
     begin()
   end
   seq, stamp, changed = seq + 1, math.max(now, stamp + 1), true
+  written, stamped = position(), format('%.0f', stamp)
   if logging then
     local entry = format('%.0f-%.0f', epoch, seq)
     if keep == '' then
-      call('XADD', log, entry, 'k', kind, 'g', group, 'i', id, 's', format('%.0f', stamp),
+      call('XADD', log, entry, 'k', kind, 'g', group, 'i', id, 's', stamped,
         'd', deadline, 'e', event, 'p', previous, 'j', json)
     else
-      call('XADD', log, 'MAXLEN', '~', keep, entry, 'k', kind, 'g', group, 'i', id, 's', format('%.0f', stamp),
+      call('XADD', log, 'MAXLEN', '~', keep, entry, 'k', kind, 'g', group, 'i', id, 's', stamped,
         'd', deadline, 'e', event, 'p', previous, 'j', json)
     end
     previous = ''
   end
 end
 
--- The stored item (version, deadline, JSON), its version and its deadline; nothing if there is none.
+-- The stored item (version, deadline, JSON) and its deadline; false if there is none, or an error.
 local function read(group, id)
-  local raw = call('HGET', prefix .. 'h:' .. group, id)
-  if raw then
-    return raw, sub(raw, 1, 29), tonumber(sub(raw, 30, 43), 16)
+  local raw = redis.pcall('HGET', prefix .. 'h:' .. group, id)
+  if type(raw) == 'string' then
+    return raw, tonumber(sub(raw, 30, 43), 16)
   end
+  return raw, 0
 end
 
 local function remove(group, id, raw, deadline)
@@ -105,19 +113,18 @@ local function remove(group, id, raw, deadline)
   append('d', group, id, 0, sub(raw, 44), '')
 end
 
-local function store(kind, group, id, json, ttl)
-  local raw, _, old = read(group, id)
+local function store(kind, group, id, json, ttl, raw, old)
   if raw and old > 0 and old <= now then
     remove(group, id, raw, old)
-    raw = nil
+    raw = false
   end
   local deadline = kind == 'u' and raw and old or 0
   if ttl ~= '' then
     deadline = now + tonumber(ttl)
   end
   local change = raw and 'u' or 'c'
-  append(change, group, id, format('%.0f', deadline), json, '')
-  call('HSET', prefix .. 'h:' .. group, id, position() .. format('%014x', deadline) .. json)
+  append(change, group, id, deadline == 0 and '0' or format('%.0f', deadline), json, '')
+  call('HSET', prefix .. 'h:' .. group, id, written .. format('%014x', deadline) .. json)
   if not raw then
     call('ZADD', prefix .. 'z:' .. group, 0, id)
     call('ZADD', groups, 0, group)
@@ -127,7 +134,7 @@ local function store(kind, group, id, json, ttl)
   elseif raw and old > 0 then
     call('ZREM', deadlines, group .. '\0' .. id)
   end
-  return { change, position(), stamp, raw or false }
+  return { change, written, stamp, raw }
 end
 
 local swept = 0
@@ -136,14 +143,14 @@ local function sweep(most)
   for _, member in ipairs(due) do
     local cut = string.find(member, '\0', 1, true)
     local group, id = sub(member, 1, cut - 1), sub(member, cut + 1)
-    if not check_group(group) then
-      local raw, _, deadline = read(group, id)
-      if raw and deadline > 0 and deadline <= now then
+    local raw, deadline = read(group, id)
+    if deadline > 0 and deadline <= now then
+      if not check_removal(group) then
         remove(group, id, raw, deadline)
         swept = swept + 1
-      else
-        call('ZREM', deadlines, member)
       end
+    elseif type(raw) ~= 'table' then
+      call('ZREM', deadlines, member)
     end
   end
 end
@@ -164,23 +171,27 @@ end
 
 local replies, at, number = {}, 8, 0
 while ARGV[at] do
-  local count, conflict = tonumber(ARGV[at]), nil
+  local count, conflict, raws, ends = tonumber(ARGV[at]), nil, {}, {}
   for i = 1, count do
     local base = at + (i - 1) * 7
     local kind, group, id = ARGV[base + 1], ARGV[base + 2], ARGV[base + 3]
     if kind ~= 'e' and kind ~= 'n' then
-      conflict = check_group(group)
+      local raw, deadline = read(group, id)
+      local live = raw and (deadline == 0 or deadline > now)
+      if type(raw) == 'table' then
+        conflict = raw
+      elseif raw and (kind == 'd' or not live) then
+        conflict = check_removal(group)
+      elseif not raw then
+        conflict = check_order(group)
+      end
+      if not conflict and not expected(ARGV[base + 4], live and sub(raw, 1, 29)) then
+        conflict = { '!', i - 1, live and raw }
+      end
       if conflict then
         break
       end
-      local raw, version, deadline = read(group, id)
-      if raw and deadline > 0 and deadline <= now then
-        raw, version = nil, nil
-      end
-      if not expected(ARGV[base + 4], version) then
-        conflict = { '!', i - 1, raw or false }
-        break
-      end
+      raws[i], ends[i] = raw, deadline
     end
   end
   if conflict then
@@ -192,20 +203,20 @@ while ARGV[at] do
       local kind, group, id, json = ARGV[base + 1], ARGV[base + 2], ARGV[base + 3], ARGV[base + 5]
       local result = false
       if kind == 's' or kind == 'u' then
-        result = store(kind, group, id, json, ARGV[base + 6])
-        left[number + i] = result[2]
+        result = store(kind, group, id, json, ARGV[base + 6], raws[i], ends[i])
+        left[number + i] = written
       elseif kind == 'd' then
-        local raw, _, deadline = read(group, id)
+        local raw, deadline = raws[i], ends[i]
         if raw then
           remove(group, id, raw, deadline)
           if deadline == 0 or deadline > now then
-            result = { 'd', position(), stamp, raw }
+            result = { 'd', written, stamp, raw }
           end
         end
         left[number + i] = '-'
       elseif kind ~= 'c' then
         append(kind, group, id, 0, json, ARGV[base + 7])
-        result = { kind, position(), stamp, false }
+        result = { kind, written, stamp, false }
       end
       reply[i] = result
     end
