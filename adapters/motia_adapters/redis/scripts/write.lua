@@ -1,0 +1,239 @@
+-- Units of writes: each unit happens whole or not at all, with its entries in the log.
+--
+-- KEYS: meta, log, groups, deadlines.
+-- ARGV: prefix of the groups' keys, run id of the server, channel, keep a log ("1"),
+--   entries to keep (""), expired items to sweep at most, begin an epoch ("1"), and then the units:
+--   each a number of writes, and for each write seven values:
+--   kind (s set, u update, d delete, e event with an id, n event without, c only check),
+--   group, id, expected version, JSON, time to live (µs), event type.
+-- Expected: "" anything, "-" no item, "#N" what write N of this call left, else a version.
+--
+-- Reply: position of the head, swept, and for each unit either {"!", number of the write,
+-- stored item or false} for a conflict, or for each write false (a delete of nothing) or
+-- {kind, position, timestamp (µs), stored item or false}.
+--
+-- JSON is bytes here, never a value: Lua would change it. The type of every key that a unit
+-- changes is known before it changes anything (HMGET, HGET and ZRANGEBYSCORE fail by
+-- themselves, a set begins with XADD), and what can fail for want of memory comes first.
+
+local meta, log, groups, deadlines = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local prefix, run, channel, logging, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', ARGV[5]
+local call, format, sub = redis.call, string.format, string.sub
+
+local function wrong(key, kind)
+  local reply = redis.pcall('TYPE', key) -- while a Cluster moves the slot, a key that is not here is an error
+  local found = reply.ok
+  if not found then
+    return reply
+  end
+  if found ~= kind and found ~= 'none' then
+    return redis.error_reply('WRONGTYPE key ' .. key .. ' is a ' .. found .. ', not a ' .. kind)
+  end
+end
+
+local checked = {}
+local function check(key, kind)
+  if checked[key] == nil then
+    checked[key] = wrong(key, kind) or false
+  end
+  return checked[key]
+end
+
+-- What is wrong with the keys that change when an item of a group comes or goes.
+local function check_order(group)
+  return check(groups, 'zset') or check(prefix .. 'z:' .. group, 'zset')
+end
+local function check_removal(group)
+  return check_order(group) or (logging and check(log, 'stream'))
+end
+
+local time = call('TIME')
+local now = time[1] * 1000000 + time[2]
+local server = run .. '/' .. (string.match(call('INFO', 'replication'), 'master_replid:(%x+)') or '')
+local known = call('HMGET', meta, 'e', 's', 't', 'i')
+local epoch, seq, stamp = tonumber(known[1]), tonumber(known[2]) or 0, tonumber(known[3]) or 0
+local begun, changed, previous = epoch and known[4] == server, false, ''
+
+local function begin()
+  if epoch then
+    previous = format('%.0f', epoch)
+  else
+    -- There is no stream, or its meta key is gone: then what is left of its log cannot be continued.
+    local last = call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+    epoch = last and tonumber(string.match(last[1], '^%d+')) or 0
+    call('UNLINK', log)
+  end
+  epoch, stamp = math.max(now, epoch + 1), math.max(now, stamp)
+  begun, changed = true, true
+end
+
+local function position()
+  return format('%014x-%014x', epoch, seq)
+end
+local written, stamped -- position and timestamp of the last change, as text
+
+local function append(kind, group, id, deadline, json, event)
+  if not begun then
+    begin()
+  end
+  seq, stamp, changed = seq + 1, math.max(now, stamp + 1), true
+  written, stamped = position(), format('%.0f', stamp)
+  if logging then
+    local entry = format('%.0f-%.0f', epoch, seq)
+    if keep == '' then
+      call('XADD', log, entry, 'k', kind, 'g', group, 'i', id, 's', stamped,
+        'd', deadline, 'e', event, 'p', previous, 'j', json)
+    else
+      call('XADD', log, 'MAXLEN', '~', keep, entry, 'k', kind, 'g', group, 'i', id, 's', stamped,
+        'd', deadline, 'e', event, 'p', previous, 'j', json)
+    end
+    previous = ''
+  end
+end
+
+-- The stored item (version, deadline, JSON) and its deadline; false if there is none, or an error.
+local function read(group, id)
+  local raw = redis.pcall('HGET', prefix .. 'h:' .. group, id)
+  if type(raw) == 'string' then
+    return raw, tonumber(sub(raw, 30, 43), 16)
+  end
+  return raw, 0
+end
+
+local function remove(group, id, raw, deadline)
+  local order = prefix .. 'z:' .. group
+  call('HDEL', prefix .. 'h:' .. group, id) -- first: it needs no memory
+  call('ZREM', order, id)
+  if call('EXISTS', order) == 0 then
+    call('ZREM', groups, group)
+  end
+  if deadline > 0 then
+    call('ZREM', deadlines, group .. '\0' .. id)
+  end
+  append('d', group, id, 0, sub(raw, 44), '')
+end
+
+local function store(kind, group, id, json, ttl, raw, old)
+  if raw and old > 0 and old <= now then
+    remove(group, id, raw, old)
+    raw = false
+  end
+  local deadline = kind == 'u' and raw and old or 0
+  if ttl ~= '' then
+    deadline = now + tonumber(ttl)
+  end
+  local change = raw and 'u' or 'c'
+  append(change, group, id, deadline == 0 and '0' or format('%.0f', deadline), json, '')
+  call('HSET', prefix .. 'h:' .. group, id, written .. format('%014x', deadline) .. json)
+  if not raw then
+    call('ZADD', prefix .. 'z:' .. group, 0, id)
+    call('ZADD', groups, 0, group)
+  end
+  if deadline > 0 then
+    call('ZADD', deadlines, format('%.0f', deadline), group .. '\0' .. id)
+  elseif raw and old > 0 then
+    call('ZREM', deadlines, group .. '\0' .. id)
+  end
+  return { change, written, stamp, raw }
+end
+
+local swept = 0
+local function sweep(most)
+  local due = call('ZRANGEBYSCORE', deadlines, '-inf', format('%.0f', now), 'LIMIT', 0, most)
+  for _, member in ipairs(due) do
+    local cut = string.find(member, '\0', 1, true)
+    local group, id = sub(member, 1, cut - 1), sub(member, cut + 1)
+    local raw, deadline = read(group, id)
+    if deadline > 0 and deadline <= now then
+      if not check_removal(group) then
+        remove(group, id, raw, deadline)
+        swept = swept + 1
+      end
+    elseif type(raw) ~= 'table' then
+      call('ZREM', deadlines, member)
+    end
+  end
+end
+
+if tonumber(ARGV[6]) > 0 then
+  sweep(ARGV[6])
+end
+
+local left = {} -- what each write of this call left: a version, or "-"
+local function expected(expect, version)
+  if expect == '' then
+    return true
+  elseif sub(expect, 1, 1) == '#' then
+    expect = left[tonumber(sub(expect, 2))]
+  end
+  return expect == (version or '-')
+end
+
+local replies, at, number = {}, 8, 0
+while ARGV[at] do
+  local count, conflict, raws, ends = tonumber(ARGV[at]), nil, {}, {}
+  for i = 1, count do
+    local base = at + (i - 1) * 7
+    local kind, group, id = ARGV[base + 1], ARGV[base + 2], ARGV[base + 3]
+    if kind ~= 'e' and kind ~= 'n' then
+      local raw, deadline = read(group, id)
+      local live = raw and (deadline == 0 or deadline > now)
+      if type(raw) == 'table' then
+        conflict = raw
+      elseif raw and (kind == 'd' or not live) then
+        conflict = check_removal(group)
+      elseif not raw then
+        conflict = check_order(group)
+      end
+      if not conflict and not expected(ARGV[base + 4], live and sub(raw, 1, 29)) then
+        conflict = { '!', i - 1, live and raw }
+      end
+      if conflict then
+        break
+      end
+      raws[i], ends[i] = raw, deadline
+    end
+  end
+  if conflict then
+    replies[#replies + 1] = conflict
+  else
+    local reply = {}
+    for i = 1, count do
+      local base = at + (i - 1) * 7
+      local kind, group, id, json = ARGV[base + 1], ARGV[base + 2], ARGV[base + 3], ARGV[base + 5]
+      local result = false
+      if kind == 's' or kind == 'u' then
+        result = store(kind, group, id, json, ARGV[base + 6], raws[i], ends[i])
+        left[number + i] = written
+      elseif kind == 'd' then
+        local raw, deadline = raws[i], ends[i]
+        if raw then
+          remove(group, id, raw, deadline)
+          if deadline == 0 or deadline > now then
+            result = { 'd', written, stamp, raw }
+          end
+        end
+        left[number + i] = '-'
+      elseif kind ~= 'c' then
+        append(kind, group, id, 0, json, ARGV[base + 7])
+        result = { kind, written, stamp, false }
+      end
+      reply[i] = result
+    end
+    replies[#replies + 1] = reply
+  end
+  number = number + count
+  at = at + 1 + count * 7
+end
+
+if not epoch or (ARGV[7] == '1' and not changed) then
+  begin()
+end
+if changed then
+  call('HSET', meta, 'e', format('%.0f', epoch), 's', format('%.0f', seq), 't', format('%.0f', stamp),
+    'i', server)
+  if logging then
+    redis.pcall('PUBLISH', channel, position()) -- a user who may not publish is heard of later
+  end
+end
+return { position(), swept, replies }
