@@ -206,11 +206,15 @@ class SQLiteMapped(SQLite):
             )
 
 
+FIXED_ARGUMENTS = 14
+"""Of a call of the write script: the command, the script, four keys with their count, and seven; then units follow."""
+
+
 def _break_after_write(link: Link) -> None:
     send = link.send
 
     def sending(*command: Argument) -> asyncio.Future[Any]:
-        if command[1:2] == (WRITE.sha,) and any(part.startswith(b"{") for part in command if isinstance(part, bytes)):
+        if command[1:2] == (WRITE.sha,) and len(command) > FIXED_ARGUMENTS:
             link.data_received = lambda data: link.abort("cut by the test")  # type: ignore[method-assign]
         return send(*command)
 
