@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from motia_core.adapter import Retention
@@ -83,6 +83,10 @@ async def _reaches(reader: Reader, position: str) -> None:
     await reader.until(lambda seen: seen[-1].position >= position and _resynced(seen))
 
 
+def _resynced_at(position: str, seen: list[Any]) -> bool:
+    return bool(seen[-1].position >= position and _resynced(seen))
+
+
 def _resynced(seen: list[Any]) -> bool:
     return any(entry.type == "sync" for entry in seen[1:])
 
@@ -145,13 +149,6 @@ async def test_a_half_open_connection_is_noticed(lab: Any) -> None:
         await adapter.close()
 
 
-def _resynced(position: str) -> Callable[[list[Any]], bool]:
-    def done(seen: list[Any]) -> bool:
-        return bool(seen[-1].position >= position and any(entry.type == "sync" and entry.reason for entry in seen))
-
-    return done
-
-
 async def test_trims_and_wipes_end_in_an_explicit_resync(lab: Any) -> None:
     server = await lab.serve()
     adapter = await lab.connect(server.port, retention=Retention(count=10))
@@ -159,7 +156,7 @@ async def test_trims_and_wipes_end_in_an_explicit_resync(lab: Any) -> None:
     for turn in range(3):
         await lab.ask(server.port, "FLUSHALL")
         written = await lab.put(adapter, "x", {"turn": turn})
-        await reader.until(_resynced(written.position))
+        await reader.until(partial(_resynced_at, written.position))
     syncs = [entry for entry in reader.seen[1:] if entry.type == "sync"]
     assert syncs
     assert all(entry.reason for entry in syncs)
