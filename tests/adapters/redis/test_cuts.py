@@ -150,12 +150,7 @@ async def test_trims_and_wipes_end_in_an_explicit_resync(lab: Any) -> None:
     hub, reader = await _subscribe(lab, adapter)
     for turn in range(3):
         await lab.ask(server.port, "FLUSHALL")
-        written = await lab.put(adapter, "x", {"turn": turn})
-        await reader.until(
-            lambda seen, written=written: (
-                seen[-1].position >= written.position and any(entry.type == "sync" and entry.reason for entry in seen)
-            )
-        )
+        await _reaches(reader, (await lab.put(adapter, "x", {"turn": turn})).position)
     syncs = [entry for entry in reader.seen[1:] if entry.type == "sync"]
     assert syncs
     assert all(entry.reason for entry in syncs)
