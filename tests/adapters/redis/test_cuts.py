@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Any
 
 from motia_core.adapter import Retention
@@ -83,10 +82,6 @@ async def _reaches(reader: Reader, position: str) -> None:
     await reader.until(lambda seen: seen[-1].position >= position and _resynced(seen))
 
 
-def _resynced_at(position: str, seen: list[Any]) -> bool:
-    return bool(seen[-1].position >= position and _resynced(seen))
-
-
 def _resynced(seen: list[Any]) -> bool:
     return any(entry.type == "sync" for entry in seen[1:])
 
@@ -155,8 +150,7 @@ async def test_trims_and_wipes_end_in_an_explicit_resync(lab: Any) -> None:
     hub, reader = await _subscribe(lab, adapter)
     for turn in range(3):
         await lab.ask(server.port, "FLUSHALL")
-        written = await lab.put(adapter, "x", {"turn": turn})
-        await reader.until(partial(_resynced_at, written.position))
+        await _reaches(reader, (await lab.put(adapter, "x", {"turn": turn})).position)
     syncs = [entry for entry in reader.seen[1:] if entry.type == "sync"]
     assert syncs
     assert all(entry.reason for entry in syncs)

@@ -61,6 +61,27 @@ async def test_a_foreign_key_in_our_place_fails_the_write_whole(lab: Any, key: s
     assert (await lab.put(adapter, "x", {})).type == "create"
 
 
+@pytest.mark.parametrize("key", [KEYS.log, KEYS.groups, f"{KEYS.prefix}z:g"], ids=["log", "groups", "order"])
+async def test_a_foreign_key_in_our_place_fails_a_delete_whole(lab: Any, key: str) -> None:
+    server = await lab.serve()
+    adapter = await lab.connect(server.port)
+    written = await lab.put(adapter, "x", {"n": 1}, ttl=0.3)
+    await lab.ask(server.port, "DEL", key)
+    await lab.ask(server.port, "SET", key, "foreign")
+    with pytest.raises(BackendError, match="WRONGTYPE"):
+        await adapter.write(lab.docs, [Write("delete", "g", "x")])
+
+    async def expired() -> bool:
+        return await adapter.get(lab.docs, "g", "x") is None
+
+    await lab.eventually(expired, "the item to expire")
+    with pytest.raises(BackendError, match="WRONGTYPE"):  # after its delete, which cannot be logged
+        await lab.put(adapter, "x", {"n": 2})
+    stored = await lab.ask(server.port, "HGET", KEYS.items("g"), "x")
+    assert stored.startswith(written.version.encode()), "half a write"
+    assert await adapter.head(lab.docs) == written.position
+
+
 async def test_a_foreign_key_of_one_group_fails_no_other_group(lab: Any) -> None:
     server = await lab.serve()
     adapter = await lab.connect(server.port)
