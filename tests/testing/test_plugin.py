@@ -76,3 +76,10 @@ def test_no_project_is_a_clear_error(tmp_path: Path) -> None:
     done = run(tmp_path)
     assert done.returncode == 1
     assert f"{tmp_path}: is no project" in done.stdout
+
+
+def test_it_needs_nothing_that_an_application_may_not_have() -> None:
+    """pytest loads it wherever motia-core is installed, with or without the suite's own needs."""
+    code = "import sys, motia_core.pytest_plugin; print({'hypothesis', 'motia_core.app'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "set()\n"

@@ -18,6 +18,8 @@ import pytest
 if TYPE_CHECKING:
     from motia_core.app import Motia
 
+# pytest loads this wherever motia-core is installed: it must cost nothing, and need nothing else.
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The ini option."""
@@ -26,10 +28,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def motia_project(pytestconfig: pytest.Config) -> Motia:
-    """The project, not open yet. Raises `ConfigError` where there is none."""
-    from motia_core.testing.projects import in_memory
+    """The project, with each of its storages in memory; it is not open yet.
 
-    return in_memory(pytestconfig.rootpath / pytestconfig.getini("motia_project"))
+    Its ``motia.toml`` is not read: a test needs no servers and no secrets. Raises
+    `ConfigError` where there is no project.
+    """
+    from motia_core.app import Motia
+    from motia_core.config import Settings
+    from motia_core.discovery import find
+    from motia_core.plugins import Plugins
+
+    project = find(pytestconfig.rootpath / pytestconfig.getini("motia_project"))
+    plugins = Plugins.load()
+    storages = {"default", *(stream.storage_type for stream in project.streams)}
+    return Motia(
+        streams=project.streams,
+        steps=project.steps,
+        authenticate=project.authenticate,
+        plugins=plugins,
+        settings=Settings.build(storage=dict.fromkeys(storages, "memory://"), plugins=plugins),
+    )
 
 
 try:
