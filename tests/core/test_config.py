@@ -57,7 +57,7 @@ DISK = replace(
 
 
 def plugins(*extra: AdapterPlugin) -> Plugins:
-    return Plugins.load(extra=extra or (NET, DISK), blocked=["motia-core:sqlite"], environ={})
+    return Plugins.load(extra=extra or (NET, DISK), blocked=["motia-core:sqlite", "motia-core:redis"], environ={})
 
 
 def load(folder: Path, toml: str | None = None, **environ: str) -> Settings:
