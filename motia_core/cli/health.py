@@ -6,13 +6,13 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import typer
 
 from motia_core.adapter import Finding
 from motia_core.cli.data import Project
-from motia_core.cli.output import line, run
+from motia_core.cli.output import AsJson, line, run
 from motia_core.config import Settings, StorageEntry
 from motia_core.discovery import find
 from motia_core.errors import MotiaError
@@ -21,8 +21,6 @@ from motia_core.plugins import Plugins
 
 LOCAL = ("memory", "sqlite")
 """Adapters whose store is one machine's."""
-
-AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON each, for programs.")]
 
 
 @dataclass(frozen=True)

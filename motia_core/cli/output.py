@@ -6,12 +6,15 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import orjson
 import typer
 
 T = TypeVar("T")
+
+AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON each, for programs.")]
+"""The option of commands that print for people, or for programs."""
 
 
 def line(value: Any) -> None:

@@ -21,12 +21,11 @@ import typer
 from motia_core.app import Motia
 from motia_core.cli.data import Project
 from motia_core.cli.logs import Level, log_to_stderr
-from motia_core.cli.output import fail, line, run, say
+from motia_core.cli.output import AsJson, fail, line, run, say
 from motia_core.errors import ConfigError
 from motia_core.plugin_checks import suggestion
-from motia_core.triggers import LAG_COUNTED, DeadLetter, Runner, TriggerStatus
+from motia_core.triggers import LAG_COUNTED, DeadLetter, Runner, TriggerStatus, described
 
-AsJson = Annotated[bool, typer.Option("--json", help="One line of JSON each, for programs.")]
 Name = Annotated[str, typer.Argument(metavar="TRIGGER", help="As `motia-core triggers` shows it.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Which; all if left out.")]
 
@@ -235,11 +234,7 @@ def _show_letter(trigger: str, letter: DeadLetter, json: bool) -> None:
         return
     change = letter.change
     again = "  (will be tried again)" if letter.requested else ""
-    what = (
-        f"{change.type} of {change.group_id}/{change.id}"
-        if change.id is not None
-        else f"{change.type} of {change.group_id}"
-    )
+    what = described(change)
     typer.echo(f"{trigger}  {letter.id}{again}")
     typer.echo(f"    {what}, {letter.attempts} attempts, last error: {letter.error}")
     sys.stdout.flush()

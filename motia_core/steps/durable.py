@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
 from motia_core.model import Change, StreamSpec
@@ -11,7 +12,7 @@ from motia_core.plugins import Plugins
 from motia_core.schema import compile_schema
 from motia_core.states import STATE
 from motia_core.steps.context import Context, TriggerInfo
-from motia_core.steps.definitions import CronTrigger, QueueTrigger, StateTrigger, Step, StreamTrigger
+from motia_core.steps.definitions import Condition, CronTrigger, QueueTrigger, StateTrigger, Step, StreamTrigger
 from motia_core.steps.inputs import Input, cron_input, queue_input, state_input, stream_input
 from motia_core.steps.threads import in_thread
 from motia_core.triggers import RunInfo, Trigger, cron_trigger, queue_trigger
@@ -38,10 +39,6 @@ def change_trigger(
         spec, kind, source, wanted_id = STATE, "state", "", trigger.key
         read = state_input
     group, events = trigger.group_id, frozenset(trigger.events)
-    condition = trigger.condition
-    key = (step.name, kind, source, str(number))
-    run_handler = runner_of(step)
-    hooked = plugins.implements("motia_trigger_matches")
 
     def accepts(change: Change) -> bool:
         return (
@@ -50,38 +47,90 @@ def change_trigger(
             and (wanted_id is None or change.id == wanted_id)
         )
 
-    def info(change: Change, run: RunInfo | None) -> TriggerInfo:
-        if run is None:
-            return TriggerInfo(kind, index, change.position)
-        return TriggerInfo(kind, index, change.position, run.epoch, run.attempt)
-
-    async def matches(change: Change) -> bool:
-        if hooked and not await _plugins_agree(plugins, trigger, change):
-            return False
-        if condition is None:
-            return True
-        answer = condition(read(change), make_context(step, info(change, None), None))
-        return bool(await answer if inspect.isawaitable(answer) else answer)
-
-    async def handle(change: Change, run: RunInfo) -> None:
-        await run_handler(read(change), make_context(step, info(change, run), (run.uid, change.position)))
+    async def plugins_agree(change: Change) -> bool:
+        answers: Iterable[Any] = await plugins.call("motia_trigger_matches", trigger=trigger, change=change)
+        return all(answer is None or bool(answer) for answer in answers)
 
     return Trigger(
-        key=key,
-        previous=None if step.previous is None else (step.previous, kind, source, str(number)),
         stream=spec,
-        handle=handle,
         accepts=accepts,
-        matches=matches if hooked or condition is not None else None,
         start=trigger.start,
-        **limits(step),
+        **_options(
+            step,
+            index,
+            (step.name, kind, source, str(number)),
+            trigger.condition,
+            read,
+            make_context,
+            guard=plugins_agree if plugins.implements("motia_trigger_matches") else None,
+        ),
     )
 
 
-def limits(step: Step) -> dict[str, Any]:
-    """A step's `Delivery`, as options of a `Trigger`."""
-    delivery = step.delivery
+def message_trigger(step: Step, index: int, number: int, trigger: QueueTrigger, make_context: MakeContext) -> Trigger:
+    """What runs a step on the messages of a topic."""
+    check = compile_schema(f"{step.where}: queue({trigger.topic!r})", trigger.input)
+
+    def read(change: Change) -> Any:
+        data = change.data["data"]
+        if check is not None:
+            check(data, encode(data))
+        return queue_input(data)
+
+    def message(change: Change) -> str:
+        return change.id or ""  # its position may be made anew
+
+    key = (step.name, "queue", trigger.topic, str(number))
+    options = _options(step, index, key, trigger.condition, read, make_context, origin=message)
+    return queue_trigger(trigger.topic, **options)
+
+
+def tick_trigger(step: Step, index: int, number: int, trigger: CronTrigger, make_context: MakeContext) -> Trigger:
+    """What runs a step at the times of a cron expression."""
+
+    def read(change: Change) -> Input:
+        return cron_input(trigger.expression, change.timestamp, change.data["missed"])
+
+    key = (step.name, "cron", trigger.expression, str(number))
+    options = _options(step, index, key, trigger.condition, read, make_context)
+    return cron_trigger(trigger.expression, timezone=trigger.timezone, catch_up=trigger.catch_up, **options)
+
+
+def _options(
+    step: Step,
+    index: int,
+    key: tuple[str, ...],
+    condition: Condition | None,
+    read: Callable[[Change], Any],
+    make_context: MakeContext,
+    *,
+    guard: Callable[[Change], Awaitable[bool]] | None = None,
+    origin: Callable[[Change], str] = attrgetter("position"),
+) -> dict[str, Any]:
+    """The options of a `Trigger` that do not depend on what it follows.
+
+    ``read`` makes a change the handler's input; ``guard`` is asked before the condition;
+    ``origin`` is what names the change in all processes, for what its run enqueues.
+    """
+    kind, run_handler, delivery = key[1], runner_of(step), step.delivery
+
+    async def matches(change: Change) -> bool:
+        if guard is not None and not await guard(change):
+            return False
+        if condition is None:
+            return True
+        answer = condition(read(change), make_context(step, TriggerInfo(kind, index, change.position), None))
+        return bool(await answer if inspect.isawaitable(answer) else answer)
+
+    async def handle(change: Change, run: RunInfo) -> None:
+        info = TriggerInfo(kind, index, change.position, run.epoch, run.attempt)
+        await run_handler(read(change), make_context(step, info, (run.uid, origin(change))))
+
     return {
+        "key": key,
+        "previous": None if step.previous is None else (step.previous, *key[1:]),
+        "handle": handle,
+        "matches": None if guard is None and condition is None else matches,
         "attempts": delivery.attempts,
         "backoff": delivery.backoff,
         "timeout": delivery.timeout,
@@ -105,73 +154,3 @@ def runner_of(step: Step) -> Callable[[Any, Context], Awaitable[Any]]:
             await answer
 
     return run
-
-
-def message_trigger(step: Step, index: int, number: int, trigger: QueueTrigger, make_context: MakeContext) -> Trigger:
-    """What runs a step on the messages of a topic."""
-    condition = trigger.condition
-    key = (step.name, "queue", trigger.topic, str(number))
-    run_handler = runner_of(step)
-    check = compile_schema(f"{step.where}: queue({trigger.topic!r})", trigger.input)
-
-    def read(change: Change) -> Any:
-        data = change.data["data"]
-        if check is not None:
-            check(data, encode(data))
-        return queue_input(data)
-
-    async def matches(change: Change) -> bool:
-        assert condition is not None
-        info = TriggerInfo("queue", index, change.position)
-        answer = condition(read(change), make_context(step, info, None))
-        return bool(await answer if inspect.isawaitable(answer) else answer)
-
-    async def handle(change: Change, run: RunInfo) -> None:
-        info = TriggerInfo("queue", index, change.position, run.epoch, run.attempt)
-        # A message is known by its id: its position may be made anew.
-        await run_handler(read(change), make_context(step, info, (run.uid, change.id or "")))
-
-    return queue_trigger(
-        trigger.topic,
-        key=key,
-        previous=None if step.previous is None else (step.previous, *key[1:]),
-        handle=handle,
-        matches=matches if condition is not None else None,
-        **limits(step),
-    )
-
-
-def tick_trigger(step: Step, index: int, number: int, trigger: CronTrigger, make_context: MakeContext) -> Trigger:
-    """What runs a step at the times of a cron expression."""
-    condition = trigger.condition
-    key = (step.name, "cron", trigger.expression, str(number))
-    run_handler = runner_of(step)
-
-    def read(change: Change) -> Input:
-        return cron_input(trigger.expression, change.timestamp, change.data["missed"])
-
-    async def matches(change: Change) -> bool:
-        assert condition is not None
-        info = TriggerInfo("cron", index, change.position)
-        answer = condition(read(change), make_context(step, info, None))
-        return bool(await answer if inspect.isawaitable(answer) else answer)
-
-    async def handle(change: Change, run: RunInfo) -> None:
-        info = TriggerInfo("cron", index, change.position, run.epoch, run.attempt)
-        await run_handler(read(change), make_context(step, info, (run.uid, change.position)))
-
-    return cron_trigger(
-        trigger.expression,
-        key=key,
-        previous=None if step.previous is None else (step.previous, *key[1:]),
-        handle=handle,
-        matches=matches if condition is not None else None,
-        timezone=trigger.timezone,
-        catch_up=trigger.catch_up,
-        **limits(step),
-    )
-
-
-async def _plugins_agree(plugins: Plugins, trigger: StreamTrigger | StateTrigger, change: Change) -> bool:
-    answers: Iterable[Any] = await plugins.call("motia_trigger_matches", trigger=trigger, change=change)
-    return all(answer is None or bool(answer) for answer in answers)

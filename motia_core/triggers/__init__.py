@@ -15,6 +15,7 @@ from motia_core.triggers.definition import (
     RunInfo,
     Trigger,
     TriggerStatus,
+    described,
     item_key,
 )
 from motia_core.triggers.queues import QUEUE, Queue, queue_trigger
@@ -38,6 +39,7 @@ __all__ = [
     "Trigger",
     "TriggerStatus",
     "cron_trigger",
+    "described",
     "item_key",
     "queue_trigger",
 ]

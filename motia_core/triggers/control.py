@@ -24,6 +24,16 @@ def remove(group: str, id: str, expect: str | None = None) -> Write:
     return Write("delete", group, id, expect=expect)
 
 
+def lacking(adapter: Adapter) -> str | None:
+    """What keeps durable triggers from running on a storage (the capability, and why), or ``None``."""
+    declared = adapter.capabilities(CONTROL)
+    for name in ("conditional_writes", "batch"):
+        support = getattr(declared, name)
+        if not support:
+            return f"{name}: {support.note}"
+    return None
+
+
 class Control:
     """Reads and writes of the control stream of one storage."""
 
@@ -38,13 +48,8 @@ class Control:
 
     async def open(self) -> None:
         """Prepare the stream. Raises `UnsupportedCapability` where durable triggers cannot work."""
-        capabilities = self.capabilities
-        for name in ("conditional_writes", "batch"):
-            support = getattr(capabilities, name)
-            if not support:
-                raise UnsupportedCapability(
-                    f"storage {self.adapter.settings.name!r} cannot run triggers: {name}: {support.note}"
-                )
+        if missing := lacking(self.adapter):
+            raise UnsupportedCapability(f"storage {self.adapter.settings.name!r} cannot run triggers: {missing}")
         await self.adapter.prepare(CONTROL)
 
     def token(self) -> str:

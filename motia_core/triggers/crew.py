@@ -13,7 +13,7 @@ from types import CoroutineType
 from typing import Any
 
 from motia_core.triggers.clock import Alarm, Clock
-from motia_core.triggers.definition import OrderKey, Report, RunInfo, Trigger
+from motia_core.triggers.definition import OrderKey, Report, RunInfo, Trigger, described
 from motia_core.triggers.entries import Entry, State
 from motia_core.triggers.partition import Partition
 
@@ -93,7 +93,9 @@ class Crew:
 
     def buried(self, entry: Entry) -> None:
         """Its dead letter is stored: somebody should know."""
-        message = f"{_what(entry)} is given up after {entry.attempts} attempts, as a dead letter: {entry.error}"
+        message = (
+            f"{described(entry.change)} is given up after {entry.attempts} attempts, as a dead letter: {entry.error}"
+        )
         self._report(Report("dead", message, self.trigger.name, {"position": entry.position}))
 
     def cover(self, messages: list[str]) -> None:
@@ -251,7 +253,13 @@ class Crew:
             message = "trigger %s: attempt %d of %d for %s failed: %s"
             where = None if cancelled == "timeout" else error
             log.warning(
-                message, self.trigger.name, entry.attempts, self.max_attempts, _what(entry), text, exc_info=where
+                message,
+                self.trigger.name,
+                entry.attempts,
+                self.max_attempts,
+                described(entry.change),
+                text,
+                exc_info=where,
             )
 
     def _overdue(self) -> None:
@@ -370,11 +378,6 @@ class _Run:
                 step = steps.send
             except BaseException as error:
                 step, argument = steps.throw, error
-
-
-def _what(entry: Entry) -> str:
-    group, id = entry.change.group_id, entry.change.id
-    return f"{entry.change.type} of {group}" if id is None else f"{entry.change.type} of {group}/{id}"
 
 
 def _nothing() -> None:

@@ -32,6 +32,17 @@ Handle = Callable[[Change, RunInfo], Awaitable[object]]
 Matches = Callable[[Change], bool | Awaitable[bool]]
 
 
+def shown(key: tuple[str, ...]) -> str:
+    """A trigger's key for people: ``index-document/stream/documents`` (the number is left out while it is 0)."""
+    return "/".join(part for part in key if part not in ("", "0"))
+
+
+def described(change: Change) -> str:
+    """A change for people: ``update of workspace-1/doc-123``."""
+    where = change.group_id if change.id is None else f"{change.group_id}/{change.id}"
+    return f"{change.type} of {where}"
+
+
 class Schedule(Protocol):
     """When the ticks of a cron trigger are. A tick is its time in UTC, as text that sorts."""
 
@@ -112,8 +123,8 @@ class Trigger:
 
     @property
     def name(self) -> str:
-        """For messages: ``index-document/stream/documents`` (the number is left out while it is 0)."""
-        return "/".join(part for part in self.key if part not in ("", "0"))
+        """For messages: see `shown`."""
+        return shown(self.key)
 
 
 def _is_count(value: object, least: int) -> bool:

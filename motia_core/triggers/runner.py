@@ -78,7 +78,7 @@ class Runner:
             self.control,
             self.clock,
             self.partitions,
-            released=self._released,
+            released=self._forget,
             fenced=self._fenced,
             report=self.tell,
             before=self._remove_settled,
@@ -94,7 +94,6 @@ class Runner:
         )
         self._report = report
         self._tasks: set[asyncio.Task[None]] = set()
-        self._told: set[tuple[str, str]] = set()
         self._stopping = False
         self._started = False
         self._reborn = False
@@ -397,9 +396,6 @@ class Runner:
                 self.feeds[crew.trigger.stream.name].join(partition, crew)
                 partition.reopen()
             return
-
-    def _released(self, partition: Partition) -> None:
-        self._forget(partition)
 
     def _fenced(self, partition: Partition) -> None:
         crew = self.crews[partition.uid]

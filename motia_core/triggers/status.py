@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from motia_core.errors import PositionExpired
 from motia_core.model import StreamSpec
 from motia_core.triggers.cron import CRON
-from motia_core.triggers.definition import LAG_COUNTED, PartitionStatus, TriggerStatus, item_key
+from motia_core.triggers.definition import LAG_COUNTED, PartitionStatus, TriggerStatus, item_key, shown
 from motia_core.triggers.entries import State
 from motia_core.triggers.leases import view
 from motia_core.triggers.partition import Partition
@@ -42,7 +42,7 @@ async def describe(runner: Runner) -> Sequence[TriggerStatus]:
         stored = [(int(i.id), PartitionRecord.decode(i)) for i in await runner.control.list(part_group(record.uid))]
         found.append(
             TriggerStatus(
-                name="/".join(part for part in record.key if part not in ("", "0")),
+                name=shown(record.key),
                 key=record.key,
                 uid=record.uid,
                 declared=any(trigger.key == record.key for trigger in runner.triggers),

@@ -7,18 +7,13 @@ import asyncio
 import pytest
 
 from motia_core.testing.proxy import Proxy
-from motia_core.testing.servers import SERVERS, Missing, Server, required
+from motia_core.testing.servers import SERVERS, Missing, Server, start_or_skip
 
 
 @pytest.mark.parametrize("name", sorted(SERVERS))
 async def test_a_server_starts_is_killed_paused_and_wiped(name: str) -> None:
     server: Server = SERVERS[name]()
-    try:
-        await server.start()
-    except Missing as missing:
-        if name in required():
-            raise
-        pytest.skip(str(missing))
+    await start_or_skip(server)
     try:
         if not server.ours:
             return

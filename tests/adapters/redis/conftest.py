@@ -16,7 +16,7 @@ from motia_core.adapter import Adapter, Retention, StorageSettings
 from motia_core.errors import BackendError
 from motia_core.model import Change, StreamSpec, Write, WriteResult
 from motia_core.operations import parse
-from motia_core.testing.servers import Missing, Redis, required
+from motia_core.testing.servers import Redis, start_or_skip
 from motia_core.values import encode, encode_object
 
 DOCS = StreamSpec("docs")
@@ -38,12 +38,7 @@ class Lab:
             pytest.skip("these tests need servers of their own, and an address was given")
         self._stack.push_async_callback(server.stop)
         self._stack.push_async_callback(server.kill)  # nobody needs its data
-        try:
-            await server.start()
-        except Missing as missing:
-            if server.name in required():
-                raise
-            pytest.skip(str(missing))
+        await start_or_skip(server)
         return server
 
     async def connect(
