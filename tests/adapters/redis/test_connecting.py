@@ -109,7 +109,7 @@ async def test_a_right_that_is_missing_is_told_before_anything_is_written(lab: A
     assert len(commands) > 10
     for command in commands:
         await lab.ask(server.port, "ACL", "SETUSER", "app", "reset", "on", ">pw", "allkeys", "+@all", f"-{command}")
-        with pytest.raises(BackendError, match=f"NOPERM {command}") as caught:
+        with pytest.raises(BackendError, match=f"(?i)NOPERM.*{command}") as caught:
             await lab.connect(server.port, username="app", password="pw")
         assert "pw" not in str(caught.value)
     assert await lab.ask(server.port, "DBSIZE") == 0
