@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -93,13 +94,12 @@ async def endure(world: World, trouble: Callable[[], Awaitable[None]], *, rounds
             await trouble()
             since = time.monotonic()
             await load.more(1)
-            last = max(load.acknowledged)
-            await reader.until(lambda seen, last=last: seen[-1].position >= last)
+            await reader.until(partial(_reaches, max(load.acknowledged)))
             converged.append(time.monotonic() - since)
         await load.more(writes)
         await load.stop()
         end = (await docs.set("g", "end", {})).position
-        seen = await reader.until(lambda seen: seen[-1].position >= end)
+        seen = await reader.until(partial(_reaches, end))
     finally:
         await load.stop()
         await reader.stop()
@@ -120,6 +120,10 @@ async def endure(world: World, trouble: Callable[[], Awaitable[None]], *, rounds
         if final["g", id]["n"] < number:
             wrong.append(f"item {id} is stale: {final['g', id]['n']} after {number}")
     return Outcome(wrong, len(load.acknowledged), load.unknown, converged)
+
+
+def _reaches(position: str, seen: list[Any]) -> bool:
+    return bool(seen[-1].position >= position)
 
 
 class Trouble(Suite):
