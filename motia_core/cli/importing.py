@@ -35,9 +35,14 @@ TIMEOUT = 10.0
 class Target(Protocol):
     """Where items go: a stream, or state."""
 
-    def check(self, group: str, id: str, value: Any, /) -> None: ...
-    async def get(self, group: str, id: str, /) -> Any: ...
-    async def set(self, group: str, id: str, value: Any, /, *, expect: Any, ttl: float | None) -> Any: ...
+    def check(self, group: str, id: str, value: Any, /) -> None:
+        """Raise what `set` would raise before any I/O."""
+
+    async def get(self, group: str, id: str, /) -> Any:
+        """What is there, or ``None``."""
+
+    async def set(self, group: str, id: str, value: Any, /, *, expect: Any, ttl: float | None) -> Any:
+        """Store it."""
 
 
 @dataclass(slots=True)
