@@ -90,12 +90,21 @@ class Connection:
 
         Each node's run id is put in the place of argument 1. Raises `OutcomeUnknown` if no reply came.
         """
+        commands = [_evalsha(keys, script, arguments)]
+        wanted = self._options.replicas
+        if wanted:
+            commands.append(("WAIT", wanted, max(1, int(self._timeout * 500))))  # ends before the timeout does
         try:
-            (reply,) = await self._send(keys, [_evalsha(keys, script, arguments)], is_write=True)
+            reply, *confirmed = await self._send(keys, commands, is_write=True)
         except Lost as lost:
             raise OutcomeUnknown(
                 f"redis: a write was sent to {self.address} and no reply came ({lost}): it may have happened"
             ) from lost
+        if wanted and confirmed[0] < wanted:
+            raise OutcomeUnknown(
+                f"redis: a write is stored at {self.address}, but {confirmed[0]} of {wanted} replicas confirmed it in"
+                " time: a failover may lose it (bring the replicas back, or ask for fewer: replicas = ...)"
+            )
         return reply
 
     async def _send(self, keys: Keys, commands: Sequence[Sequence[Argument]], *, is_write: bool = False) -> list[Any]:
@@ -110,8 +119,8 @@ class Connection:
                 self._routes.pop(keys.prefix, None)
                 raise
             if is_write:
-                (command,) = commands
-                commands = [[*command[:_RUN_ID], node.run_id, *command[_RUN_ID + 1 :]]]
+                command, *more = commands
+                commands = [[*command[:_RUN_ID], node.run_id, *command[_RUN_ID + 1 :]], *more]
             futures = [link.send(*command) for command in commands]
             try:
                 return [await future for future in futures]
