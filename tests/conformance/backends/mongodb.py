@@ -1,0 +1,142 @@
+"""MongoDB: our own collections, by PyMongo and by Motor."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import tempfile
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from motia_adapters.mongodb.adapter import MongoAdapter
+from motia_adapters.mongodb.link import Link
+from motia_adapters.mongodb.options import MongoOptions
+from pymongo import AsyncMongoClient
+from pymongo.errors import AutoReconnect
+
+from motia_core.adapter import Adapter, StorageSettings
+from motia_core.model import StreamSpec
+from motia_core.testing import Cannot, Harness
+from motia_core.testing.servers import Server
+from tests.conformance.backends.serving import served
+
+WRITES = {"findAndModify", "update", "insert"}
+
+
+def _break_after_write(link: Link) -> None:
+    """The next write gets to the server and back; then its connection breaks, before anybody has its reply."""
+    send, commit = link.send, link.commit
+
+    async def sending(command: Any, *, session: Any = None, database: str | None = None) -> Any:
+        reply = await send(command, session=session, database=database)
+        if session is None and next(iter(command)) in WRITES:
+            _mend(link)
+            raise AutoReconnect("cut by the test")
+        return reply
+
+    async def committing(session: Any) -> Any:
+        await commit(session)
+        _mend(link)
+        from motia_adapters.mongodb.failures import failure
+
+        raise failure(AutoReconnect("cut by the test"), link.address, write=True, committing=True)
+
+    link.send = sending  # type: ignore[method-assign]
+    link.commit = committing  # type: ignore[method-assign]
+
+
+def _mend(link: Link) -> None:
+    for name in ("send", "commit"):
+        link.__dict__.pop(name, None)
+
+
+class MongoDB(Harness):
+    """A real one-node replica set for the whole session; each test has a database."""
+
+    name = "mongodb"
+    driver = "pymongo"
+
+    def __init__(self, path: Path) -> None:
+        self.adapters: list[MongoAdapter] = []
+        self.database = f"test_{secrets.token_hex(6)}"
+
+    async def start(self) -> None:
+        self.server = await served("mongodb")
+
+    async def stop(self) -> None:
+        async with self.client() as client:
+            await client.drop_database(self.database)
+
+    @asynccontextmanager
+    async def client(self) -> AsyncGenerator[Any, None]:
+        client: Any = AsyncMongoClient(self.server.url)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+    def make(self, settings: StorageSettings) -> Adapter:
+        adapter = MongoAdapter(settings, self.options)
+        self.adapters.append(adapter)
+        return adapter
+
+    def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
+        return partial(MongoAdapter, options=self.options)
+
+    @property
+    def options(self) -> MongoOptions:
+        return MongoOptions(url=self.server.url, database=self.database, driver=self.driver)  # type: ignore[arg-type]
+
+    async def restart(self) -> None:
+        await self._ours().restart()
+
+    async def wipe(self) -> None:
+        """dropDatabase, while adapters are connected."""
+        async with self.client() as client:
+            await client.drop_database(self.database)
+
+    async def backup(self) -> Any:
+        server = self._ours()
+        copy = Path(tempfile.mkdtemp(prefix="motia-mongodb-backup-"))
+        await server.kill()
+        await asyncio.to_thread(shutil.copytree, server.folder, copy, dirs_exist_ok=True)
+        await server.start()
+        return copy
+
+    async def restore(self, backup: Any) -> None:
+        server = self._ours()
+        await server.kill()
+        shutil.rmtree(server.folder)
+        shutil.move(backup, server.folder)
+        await server.start()
+
+    async def lose_reply(self) -> None:
+        for adapter in self.adapters:
+            if adapter._link.is_open:
+                _break_after_write(adapter._link)
+
+    @asynccontextmanager
+    async def hold(self, settings: StorageSettings, stream: StreamSpec) -> AsyncGenerator[None, None]:
+        """A transaction of another client that has written an item and is not committed yet."""
+        from motia_adapters.mongodb import documents
+
+        from motia_core.model import Write
+
+        collection = f"{settings.namespace}.stream.{stream.name}"
+        step = documents.store(Write("set", "held", "x", b"{}"), documents.NOTHING, b"{}", documents.new_nonce())[0]
+        async with self.client() as client, client.start_session() as session:
+            await session.start_transaction()
+            await client[self.database][collection].update_one(
+                {"_id": {"g": "held", "i": "x"}}, step, upsert=True, session=session
+            )
+            yield
+            await session.commit_transaction()
+
+    def _ours(self) -> Server:
+        if not self.server.ours:
+            raise Cannot("this server was given to us: it is not restarted or copied")
+        return self.server
