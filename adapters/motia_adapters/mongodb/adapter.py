@@ -8,11 +8,14 @@ from contextlib import aclosing
 from typing import Any
 
 from motia_adapters.mongodb import documents, reads
-from motia_adapters.mongodb.capabilities import MANAGED
+from motia_adapters.mongodb.capabilities import MANAGED, MAPPED
 from motia_adapters.mongodb.diagnosis import check_server, diagnose
 from motia_adapters.mongodb.documents import Told
 from motia_adapters.mongodb.history import History
 from motia_adapters.mongodb.link import Link
+from motia_adapters.mongodb.mapped import reads as mapped_reads
+from motia_adapters.mongodb.mapped.mapping import Collection
+from motia_adapters.mongodb.mapped.writes import MappedWriter
 from motia_adapters.mongodb.options import MongoOptions
 from motia_adapters.mongodb.places import Place
 from motia_adapters.mongodb.rooms import Room, Rooms
@@ -34,10 +37,14 @@ class MongoAdapter(Adapter):
         super().__init__(settings)
         self._options = options
         self._link = Link(options, settings.timeout, settings.name)
-        self._rooms = Rooms(self._link, settings.namespace)
+        self._mapping = None if options.mapped is None else Collection(options.mapped)
+        self._rooms = Rooms(self._link, settings.namespace, self._mapping)
         self._history = History(self._link, self._rooms, settings.retention)
         self._writers: dict[str, Writer] = {}
-        self._tail = Tail(self._reader, {}, self._reset)
+        # Managed collections keep no images: for them these options cost nothing and give nothing.
+        images = {"fullDocument": "whenAvailable", "fullDocumentBeforeChange": "whenAvailable"}
+        self._images: dict[str, Any] = {} if self._mapping is None else images
+        self._tail = Tail(self._reader, self._images, self._reset)
         self._upkeep = Upkeep(self._look)
         self._changing = asyncio.Lock()
 
@@ -47,8 +54,8 @@ class MongoAdapter(Adapter):
         return self._link.address
 
     def capabilities(self, stream: StreamSpec) -> Capabilities:
-        """The same for every managed stream."""
-        return MANAGED
+        """Those of managed storage, or of the mapped collection."""
+        return MANAGED if self._mapping is None or stream.hidden else MAPPED
 
     async def open(self) -> None:
         """Connect. Raises `BackendUnavailable`, or `BackendError` for a server without a replica set."""
@@ -58,7 +65,7 @@ class MongoAdapter(Adapter):
             self._rooms.check()
             await self._link.open()
             try:
-                await check_server(self._link)
+                await check_server(self._link, mapped=self._mapping is not None)
             except BaseException:
                 await self._link.close()
                 raise
@@ -85,21 +92,32 @@ class MongoAdapter(Adapter):
 
     async def get(self, stream: StreamSpec, group: str, id: str) -> Item | None:
         """The item, or ``None``."""
-        return await reads.get(self._link, await self._room(stream), group, id)
+        room = await self._room(stream)
+        if self._mapping is not None and not stream.hidden:
+            return await mapped_reads.get(self._link, self._mapping, group, id)
+        return await reads.get(self._link, room, group, id)
 
     async def list(self, stream: StreamSpec, group: str, *, after: str | None, limit: int | None) -> Sequence[Item]:
         """A group's items in the order of their ids."""
-        return await reads.list_items(self._link, await self._room(stream), group, after, limit)
+        room = await self._room(stream)
+        if self._mapping is not None and not stream.hidden:
+            return await mapped_reads.list_items(self._link, self._mapping, group, after, limit)
+        return await reads.list_items(self._link, room, group, after, limit)
 
     async def list_groups(self, stream: StreamSpec, *, after: str | None, limit: int | None) -> Sequence[str]:
         """Groups that have items, in order; those that have expired are removed first."""
         room = await self._room(stream)
+        if self._mapping is not None and not stream.hidden:
+            return await mapped_reads.list_groups(self._link, self._mapping, after, limit)
         await sweep(self._link, room, self._writer(stream))
         return await reads.list_groups(self._link, room, after, limit)
 
     async def snapshot(self, stream: StreamSpec, group: str, id: str | None, *, limit: int | None) -> Snapshot:
         """Items at one cluster time."""
-        return await reads.snapshot(self._link, await self._room(stream), group, id, limit)
+        room = await self._room(stream)
+        if self._mapping is not None and not stream.hidden:
+            return await mapped_reads.snapshot(self._link, self._history, self._mapping, room, group, id, limit)
+        return await reads.snapshot(self._link, self._history, room, group, id, limit)
 
     async def head(self, stream: StreamSpec) -> str:
         """Behind all that a majority of the replica set has."""
@@ -147,7 +165,7 @@ class MongoAdapter(Adapter):
     async def diagnose(self) -> Sequence[Finding]:
         """The replica set, its version, its oplog and permissions."""
         self._link.check_open()
-        return await diagnose(self._link, self._history)
+        return await diagnose(self._link, self._mapping)
 
     # -- inside ----------------------------------------------------------------------------
 
@@ -159,18 +177,25 @@ class MongoAdapter(Adapter):
         self._link.check_open()
         writer = self._writers.get(stream.name)
         if writer is None:
-            writer = self._writers[stream.name] = Writer(self._link, self._rooms, self._history, stream)
+            if self._mapping is not None and self._rooms.is_mapped(stream):
+                writer = MappedWriter(self._link, self._rooms, self._history, stream).of(self._mapping)
+            else:
+                writer = Writer(self._link, self._rooms, self._history, stream)
+            self._writers[stream.name] = writer
         return writer
 
     def _reader(self, *collections: str) -> Reader:
         """Of these collections, or of all that are watched."""
         names: Any = {"$in": list(collections)} if collections else {"$regex": self._rooms.pattern}
-        kinds = {"$in": ["insert", "update", "replace", *RESETS]}
+        kinds: Any = {"$in": ["insert", "update", "replace", *RESETS]}
         ours = [
             {"ns.coll": names},
             {"ns.coll": self._rooms.events},
             {"operationType": {"$in": ["dropDatabase", "invalidate"]}},
         ]
+        if self._mapping is not None:
+            kinds = {"$in": ["insert", "update", "replace", "delete", *RESETS]}
+            ours.append({"ns.coll": self._mapping.collection})
         return Reader(self._link, [{"$match": {"operationType": kinds, "$or": ours}}], self._translate)
 
     def _translate(self, event: Mapping[str, Any]) -> tuple[str, Iterable[Told]] | None:
@@ -181,11 +206,15 @@ class MongoAdapter(Adapter):
             document = event["fullDocument"]
             return document["s"], (documents.custom_event(document),)
         stream = self._rooms.stream_of(collection)
-        return None if stream is None else (stream, documents.changes(event))
+        if stream is None:
+            return None
+        if self._mapping is not None and collection == self._mapping.collection:
+            return stream, mapped_reads.changes(self._mapping, event)
+        return stream, documents.changes(event)
 
     async def _catch_up(self, room: Room, place: Place, joined: Place) -> AsyncGenerator[Page, None]:
         """What lies between a place and the one that the tail had reached, and a little more."""
-        async with aclosing(self._reader(room.collection).pages(place.time, {}, CATCHING_UP)) as pages:
+        async with aclosing(self._reader(room.collection).pages(place.time, self._images, CATCHING_UP)) as pages:
             async for page in pages:
                 if room.collection in page.resets or None in page.resets:
                     self._rooms.forget(room.stream)
@@ -216,6 +245,8 @@ class MongoAdapter(Adapter):
         await self._history.trim()
         for room in self._rooms.all():
             writer = self._writers.get(room.stream)
+            if isinstance(writer, MappedWriter):
+                continue
             if writer is not None:
                 await sweep(self._link, room, writer)
             if turn % PURGES == 0:

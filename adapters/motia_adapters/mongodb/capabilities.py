@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from motia_core.adapter import FULL, Capabilities, limited, unsupported
 
 UPDATE_ATTEMPTS = 100
@@ -34,3 +36,19 @@ MANAGED = Capabilities(
     tested_items=200_000,
 )
 """What managed storage in MongoDB promises."""
+
+MAPPED = replace(
+    MANAGED,
+    exact_values=limited(
+        "BSON types that JSON lacks come as text (dates, ObjectIds, Decimal128, UUIDs, binary) and stay what they are;"
+        " new keys that begin with '$' are refused"
+    ),
+    equal_writes=unsupported("MongoDB logs no write that changes nothing"),
+    any_ids=limited("ids and groups are text, ObjectIds (24 hex digits) or integers, as id_type and group_type say"),
+    isolation=limited("one stream is the collection, in every namespace"),
+    ttl=unsupported("the documents have no place for a deadline"),
+    ordered_versions=limited("hashes of the content: equal or not"),
+    foreign_writes=FULL,
+    tested_items=100_000,
+)
+"""What a mapped collection promises."""

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from motia_adapters.mongodb.history import History
 from motia_adapters.mongodb.link import Link
+from motia_adapters.mongodb.mapped.mapping import Collection
 from motia_core.adapter import Finding
 from motia_core.errors import BackendError
 
 OLDEST = (5, 0)
+MAPPED_OLDEST = (6, 0)
 SHORT_WINDOW = 24.0
 """Hours of oplog under which ``doctor`` warns."""
 
 
-async def check_server(link: Link) -> None:
+async def check_server(link: Link, *, mapped: bool) -> None:
     """Raise `BackendError` with the remedy for a server without change streams, or too old."""
     hello = await link.run({"hello": 1}, database="admin")
     if "setName" not in hello and hello.get("msg") != "isdbgrid":
@@ -26,10 +27,11 @@ async def check_server(link: Link) -> None:
     if hello.get("msg") == "isdbgrid":
         raise BackendError(f"mongodb: {link.address} is a sharded cluster (mongos), which is not supported")
     version = await _version(link)
-    if version < OLDEST:
+    oldest = MAPPED_OLDEST if mapped else OLDEST
+    if version < oldest:
         raise BackendError(
             f"mongodb: the server at {link.address} is version {'.'.join(map(str, version))};"
-            f" {'.'.join(map(str, OLDEST))} or newer is needed"
+            f" {'.'.join(map(str, oldest))} or newer is needed"
         )
 
 
@@ -38,7 +40,7 @@ async def _version(link: Link) -> tuple[int, ...]:
     return tuple(int(part) for part in info["versionArray"][:2])
 
 
-async def diagnose(link: Link, history: History) -> Sequence[Finding]:
+async def diagnose(link: Link, mapping: Collection | None) -> Sequence[Finding]:
     """What is to be said of the server."""
     findings: list[Finding] = []
     hello = await link.run({"hello": 1}, database="admin")
@@ -51,6 +53,8 @@ async def diagnose(link: Link, history: History) -> Sequence[Finding]:
             Finding("warning", "one member only: its loss is an outage", "add members: rs.add('host:27017') in mongosh")
         )
     findings += await _oplog(link)
+    if mapping is not None:
+        findings += await _mapped(link, mapping)
     return findings
 
 
@@ -85,6 +89,26 @@ async def _oplog(link: Link) -> list[Finding]:
         remedy = "raise it: db.adminCommand({replSetResizeOplog: 1, minRetentionHours: 24})"
         return [Finding("warning", message + " (a young server's is still short)", remedy)]
     return [Finding("ok", message)]
+
+
+async def _mapped(link: Link, mapping: Collection) -> list[Finding]:
+    name = mapping.collection
+    found, _ = await link.read_all({"listCollections": 1, "filter": {"name": name}})
+    if not found:
+        return [Finding("error", f"there is no collection {name!r}", "create it, or correct mapped.collection")]
+    findings: list[Finding] = []
+    for check in (lambda: mapping.check_names(found[0]), lambda: mapping.check_unique(link)):
+        try:
+            waiting = check()
+            if waiting is not None:
+                await waiting
+        except BackendError as error:
+            said, _, remedy = str(error).partition("; run in mongosh: ")
+            findings.append(Finding("error", said, remedy))
+    if unusable := await mapping.unusable(link):
+        said = f"{unusable} documents of {name!r} cannot be items: {mapping.group!r} or {mapping.id!r} is missing or of"
+        findings.append(Finding("warning", f"{said} another type", "correct them, or set group_type and id_type"))
+    return findings or [Finding("ok", f"collection {name!r} keeps images, and its ids are unique")]
 
 
 def _short(error: Any) -> str:

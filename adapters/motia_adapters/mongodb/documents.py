@@ -197,7 +197,7 @@ def remove(nonce: str) -> list[dict[str, Any]]:
                 "v": REMOVE,
                 "x": REMOVE,
                 "p": REMOVE,
-            }  # fmt: skip
+            }
         }
     ]
 

@@ -88,6 +88,16 @@ class History:
                 )
         return place
 
+    async def timestamp(self, place: Place) -> float:
+        """That of a snapshot: after all changes of its cluster time, which may be those of a transaction."""
+        if not self.reads_oplog:
+            return place.timestamp
+        size = {"$size": {"$cond": [{"$isArray": "$o.applyOps"}, "$o.applyOps", []]}}
+        command = {"find": "oplog.rs", "filter": {"ts": place.time}, "projection": {"n": size}, "limit": 1,
+                   "singleBatch": True}  # fmt: skip
+        found = (await self._link.run(command, database="local"))["cursor"]["firstBatch"]
+        return place.timestamp_after(found[0]["n"] if found else 1)
+
     def note(self, room: Room, position: str) -> None:
         """A change of this process: retention by count goes by them."""
         keep = self._retention.count

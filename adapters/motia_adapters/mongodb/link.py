@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from motia_adapters.mongodb.failures import failure
+from motia_adapters.mongodb.mapped.values import CODEC
 from motia_adapters.mongodb.options import MongoOptions
 from motia_core.errors import BackendUnavailable, OutcomeUnknown
 
@@ -32,6 +33,7 @@ class Link:
         self._name = name
         self._client: Any = None
         self._database: Any = None
+        self._calls: set[asyncio.Future[Any]] = set()
 
     @property
     def is_open(self) -> bool:
@@ -58,6 +60,8 @@ class Link:
     async def close(self) -> None:
         """Close the client, unless it is the user's."""
         client, self._client = self._client, None
+        if self._calls:
+            await asyncio.wait(list(self._calls), timeout=self.timeout)
         if client is not None and self.options.client is None:
             closing = client.close()
             if inspect.isawaitable(closing):
@@ -81,12 +85,35 @@ class Link:
     async def send(self, command: Mapping[str, Any], *, session: Any = None, database: str | None = None) -> Any:
         """Like `run`, with the driver's own errors."""
         target = self._database if database is None else self._client[database]
-        async with asyncio.timeout(self.timeout + GRACE):
-            reply = await target.command(command, session=session)
+        reply = await self._call(target.command(command, session=session, codec_options=CODEC), self.timeout + GRACE)
         if "writeConcernError" in reply:
             said = reply["writeConcernError"].get("errmsg", "")
             raise OutcomeUnknown(f"mongodb: no majority confirmed a write in time ({said}), at {self.address}")
         return reply
+
+    async def _call(self, work: Any, timeout: float) -> Any:
+        """The result of a call of the driver, in time.
+
+        Drivers lose a cancellation now and then (``asyncio.wait_for`` of Python 3.11 does, and
+        Motor's threads know none): so the call is a task of its own, and who waits for it may go.
+        """
+        task = asyncio.ensure_future(work)
+        self._calls.add(task)
+        task.add_done_callback(self._over)
+        try:
+            done, _ = await asyncio.wait([task], timeout=timeout)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if not done:
+            task.cancel()
+            raise TimeoutError(f"no answer within {timeout:g} s")
+        return task.result()
+
+    def _over(self, task: asyncio.Future[Any]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[Any, None]:
@@ -100,7 +127,8 @@ class Link:
         finally:
             ending = session.end_session()
             if inspect.isawaitable(ending):
-                await ending
+                with contextlib.suppress(Exception):
+                    await self._call(ending, self.timeout + GRACE)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Any, None]:
@@ -119,8 +147,7 @@ class Link:
     async def commit(self, session: Any) -> Any:
         """Commit; the operation time. Raises `OutcomeUnknown` where the answer was lost."""
         try:
-            async with asyncio.timeout(2 * self.timeout + GRACE):
-                await session.commit_transaction()
+            await self._call(session.commit_transaction(), 2 * self.timeout + GRACE)
         except Exception as error:
             raise failure(error, self.address, write=True, committing=True) from error
         return session.operation_time

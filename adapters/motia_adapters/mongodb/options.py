@@ -5,10 +5,51 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 _Name = Annotated[str, Field(min_length=1, pattern=r"^[^\x00]*$")]
 _OURS = ("driver", "database")
+
+
+_Field = Annotated[str, Field(min_length=1, pattern=r"^[^\x00.$][^\x00.]*$")]
+IdType = Literal["auto", "text", "objectid", "int"]
+
+
+def _split(value: Any) -> Any:
+    return value.split(",") if isinstance(value, str) else value
+
+
+class MappedOptions(BaseModel):
+    """``mapped = { collection = ..., group_field = ... }``: a collection of yours becomes a stream."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    collection: _Name
+    """The collection, which must be there."""
+    group_field: _Field
+    """The field (of the first level) that holds each document's group."""
+    id_field: _Field = "_id"
+    """The field that holds each document's id; with the group, or alone, it must be unique."""
+    group_type: IdType = "auto"
+    """What groups are: ``text``, ``objectid``, ``int``; ``auto``: ObjectIds (24 hex digits) and all other text."""
+    id_type: IdType = "auto"
+    """What ids are, likewise."""
+    filter: dict[str, str | int | float | bool | None] = Field(default_factory=dict)
+    """Only documents whose fields equal these are items; new ones get them."""
+    fields: Annotated[tuple[_Field, ...], BeforeValidator(_split)] = ()
+    """Only these fields (and group and id) are shown and written; empty: all."""
+    include_ids: bool = True
+    """Whether values show the fields of the group and the id, too."""
+    enable_images: bool = False
+    """Whether pre- and post-images are turned on for the collection where they are off."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> MappedOptions:
+        if self.group_field == self.id_field:
+            raise ValueError("group_field and id_field must be two fields")
+        if any(key.startswith("$") or "." in key for key in self.filter):
+            raise ValueError("filter takes fields of the first level and the values that they must equal")
+        return self
 
 
 class MongoOptions(BaseModel):
@@ -22,6 +63,8 @@ class MongoOptions(BaseModel):
     """The database that holds the collections."""
     driver: Literal["pymongo", "motor"] = "pymongo"
     """Which client is made: PyMongo's own asynchronous one, or Motor's."""
+    mapped: MappedOptions | None = None
+    """A collection of yours as the storage's one stream; without it the adapter keeps collections of its own."""
     client: Any = Field(default=None, exclude=True, repr=False)
     """A client of yours (``AsyncMongoClient`` or ``AsyncIOMotorClient``) that is used instead; it stays open."""
 

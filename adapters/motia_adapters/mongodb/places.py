@@ -42,6 +42,10 @@ class Place(NamedTuple):
         units = self.increment + (0.75 if self.number == LAST else self.number / 2 - 1)
         return self.seconds * 1000.0 + units / _UNITS
 
+    def timestamp_after(self, operations: int) -> float:
+        """That of `LAST`, after so many operations at its cluster time."""
+        return self.timestamp + max(0, operations - 1) / _UNITS
+
     def position(self, identity: str) -> str:
         """The position in the history of ``identity``."""
         return f"{self.seconds:08x}{self.increment:08x}{self.number:06x}{identity}"

@@ -8,6 +8,7 @@ from typing import Any
 from bson import MaxKey
 
 from motia_adapters.mongodb.documents import ALIVE, FIELDS, json_of, key_of, state_of, version_of
+from motia_adapters.mongodb.history import History
 from motia_adapters.mongodb.link import Link
 from motia_adapters.mongodb.places import end
 from motia_adapters.mongodb.rooms import Room
@@ -53,7 +54,7 @@ async def list_groups(link: Link, room: Room, after: str | None, limit: int | No
     return groups if limit is None else groups[:limit]
 
 
-async def snapshot(link: Link, room: Room, group: str, id: str | None, limit: int | None) -> Snapshot:
+async def snapshot(link: Link, history: History, room: Room, group: str, id: str | None, limit: int | None) -> Snapshot:
     """Items at one cluster time, which is their position."""
     if id is None:
         command = _of_group(room, group, None, limit)
@@ -63,7 +64,7 @@ async def snapshot(link: Link, room: Room, group: str, id: str | None, limit: in
     documents, cursor = await link.read_all({**command, "readConcern": {"level": "snapshot"}})
     place = end(cursor["atClusterTime"])
     items = tuple(_item(document) for document in documents)
-    return Snapshot(items, place.position(room.identity), place.timestamp)
+    return Snapshot(items, place.position(room.identity), await history.timestamp(place))
 
 
 def _of_group(room: Room, group: str, after: str | None, limit: int | None) -> dict[str, Any]:
