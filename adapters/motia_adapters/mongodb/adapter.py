@@ -137,7 +137,7 @@ class MongoAdapter(Adapter):
         begun = False
         try:
             while True:
-                joined = await self._tail.attach(inbox, self._now)
+                joined = await self._tail.attach(inbox, self._history.now)
                 async for page in self._catch_up(room, place, joined):
                     batch, place = _batch(room, page.changes.get(room.stream, ()), place, page.place)
                     if batch.changes or not begun or page.whole:
@@ -231,12 +231,6 @@ class MongoAdapter(Adapter):
         stream = self._rooms.stream_of(collection) if collection is not None else None
         self._rooms.forget(stream)
         return stream
-
-    async def _now(self) -> Any:
-        reply = await self._link.run(
-            {"find": self._rooms.marks, "limit": 1, "singleBatch": True, "readConcern": {"level": "majority"}}
-        )
-        return reply["operationTime"]
 
     async def _look(self, turn: int) -> None:
         """Once a second."""

@@ -6,6 +6,7 @@ from pymongo.errors import (
     AutoReconnect,
     ConfigurationError,
     ConnectionFailure,
+    DocumentTooLarge,
     ExecutionTimeout,
     InvalidOperation,
     NetworkTimeout,
@@ -63,7 +64,9 @@ def failure(error: BaseException, address: str, *, write: bool, committing: bool
     code = code_of(error)
     if isinstance(error, MotiaError):
         return error
-    if isinstance(error, (ServerSelectionTimeoutError, WaitQueueTimeoutError)):
+    if isinstance(error, DocumentTooLarge):
+        known = InvalidValue(f"too large for a document of MongoDB: {said}")
+    elif isinstance(error, (ServerSelectionTimeoutError, WaitQueueTimeoutError)):
         known = unreachable(f"no primary can be reached ({said})", address)
     elif isinstance(error, (NotPrimaryError,)) or code in _STATE:
         if committing:

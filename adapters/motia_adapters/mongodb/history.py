@@ -39,11 +39,13 @@ class History:
 
     async def head(self, room: Room) -> str:
         """Behind all that a majority has by now."""
-        reply = await self._link.run(
-            {"find": self._rooms.marks, "filter": {"_id": room.stream}, "limit": 1, "singleBatch": True,
-             "readConcern": {"level": "majority"}}
-        )  # fmt: skip
-        return end(reply["operationTime"]).position(room.identity)
+        return end(await self.now()).position(room.identity)
+
+    async def now(self) -> Timestamp:
+        """The cluster time of the last operation that a majority has."""
+        command = {"find": self._rooms.marks, "limit": 1, "singleBatch": True, "readConcern": {"level": "majority"}}
+        time: Timestamp = (await self._link.run(command))["operationTime"]
+        return time
 
     async def floor(self, room: Room) -> str:
         """The oldest position that can still be read from."""

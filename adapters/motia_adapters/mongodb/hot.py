@@ -87,7 +87,10 @@ class HotItems:
         state, fresh = self._known.get(key), False
         if state is None or any(one.write.expect is not None for one in taken):
             state, fresh = await self._writer.read(room, taken[0].write), True
-        steps, done, failed, size = [], [], [], 0
+        steps: list[Step] = []
+        done: list[Waiting] = []
+        failed: list[tuple[Waiting, MotiaError]] = []
+        size = 0
         start = state
         for at, one in enumerate(taken):
             if size > CHAIN_BYTES:
@@ -120,8 +123,8 @@ class HotItems:
         for one, result in zip(done, results, strict=True):
             if not one.future.done():
                 one.future.set_result(result)
-        for one, error in failed:  # the state it was judged by was the true one
-            fail(one, error)
+        for one, reason in failed:  # the state it was judged by was the true one
+            fail(one, reason)
         self._keep(key, state, start)
 
     async def _write(self, room: Room, steps: list[Step]) -> list[Any] | None:

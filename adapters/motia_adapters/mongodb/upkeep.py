@@ -77,10 +77,6 @@ async def sweep(link: Link, room: Room, writer: Writer) -> None:
 
 async def purge(link: Link, room: Room) -> None:
     """Remove tombstones that are old."""
-    command = {
-        "delete": room.collection,
-        "deletes": [{"q": {"$expr": {"$lte": ["$d", {"$subtract": ["$$NOW", TOMBSTONES * 1000]}]}, "d": {"$exists": True}},
-                     "limit": 0, "hint": "purge"}],
-        "writeConcern": MAJORITY,
-    }  # fmt: skip
-    await link.run(command, write=True)
+    old = {"d": {"$exists": True}, "$expr": {"$lte": ["$d", {"$subtract": ["$$NOW", TOMBSTONES * 1000]}]}}
+    deletes = [{"q": old, "limit": 0, "hint": "purge"}]
+    await link.run({"delete": room.collection, "deletes": deletes, "writeConcern": MAJORITY}, write=True)

@@ -25,7 +25,7 @@ from motia_core.testing import Cannot, Harness
 from motia_core.testing.servers import Server
 from tests.conformance.backends.serving import served
 
-WRITES = {"findAndModify", "update", "insert"}
+WRITES = {"findAndModify", "update", "insert", "delete"}
 
 
 def _break_after_write(link: Link) -> None:
@@ -163,6 +163,7 @@ class MongoDBMapped(MongoDB):
 
     def _options(self, settings: StorageSettings) -> MongoOptions:
         name = f"orders_{settings.namespace}"
+        client: MongoClient[Any]
         with MongoClient(self.server.url) as client:
             if name not in client[self.database].list_collection_names():
                 _create(client[self.database], name)
@@ -170,6 +171,7 @@ class MongoDBMapped(MongoDB):
         return MongoOptions(url=self.server.url, database=self.database, driver=self.driver, mapped=mapped)  # type: ignore[arg-type]
 
     async def wipe(self) -> None:
+        client: MongoClient[Any]
         with MongoClient(self.server.url) as client:
             names = [name for name in client[self.database].list_collection_names() if name.startswith("orders_")]
             client.drop_database(self.database)

@@ -153,9 +153,9 @@ class Collection:
         indexes, _ = await link.read_all({"listIndexes": self.collection})
         for index in indexes:
             keys = set(index["key"])
-            if index.get("unique") and keys and keys <= {self.group, self.id} and self.id in keys:
-                if "partialFilterExpression" not in index:
-                    return
+            whole = index.get("unique") and "partialFilterExpression" not in index
+            if whole and self.id in keys and keys <= {self.group, self.id}:
+                return
         raise BackendError(
             f"mongodb: in collection {self.collection!r} no unique index says that {self.group!r} and {self.id!r} name"
             f" one document; run in mongosh: db[{self.collection!r}].createIndex("

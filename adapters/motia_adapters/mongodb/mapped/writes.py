@@ -22,6 +22,8 @@ from motia_core.errors import Conflict, InvalidValue, MotiaError
 from motia_core.model import Write, WriteResult
 
 _INVALID = {121}
+REMEMBERED = 1_024
+"""Items of which the place of our last change is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class MappedWriter(Writer):
         """The writer, for this collection."""
         self.mapping = mapping
         self._turns: dict[tuple[str, str | None], asyncio.Lock] = {}
+        self._last: dict[tuple[str, str | None], tuple[str, Place]] = {}
         return self
 
     async def _do(self, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
@@ -62,7 +65,7 @@ class MappedWriter(Writer):
             async with turn:
                 return await self._repeat(room, writes)
         finally:
-            if not turn.locked() and not turn._waiters and self._turns.get(key) is turn:  # type: ignore[attr-defined]
+            if not turn.locked() and not turn._waiters and self._turns.get(key) is turn:
                 del self._turns[key]
 
     async def _repeat(self, room: Room, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
@@ -71,7 +74,7 @@ class MappedWriter(Writer):
             plans = [self._plan(write, document) for write, document in zip(writes, found, strict=True)]
             done = await (self._single(room, plans[0]) if len(plans) == 1 else self._several(room, plans))
             if done is not None:
-                return self._results(room, plans, done)
+                return await self._results(room, plans, done)
             await pause(attempt)
         raise lost(writes[0])
 
@@ -107,7 +110,8 @@ class MappedWriter(Writer):
             raise Conflict(f"item {write.id!r} belongs to group {mine.group!r} of this mapped collection")
         if document is not None and old is None and write.kind != "delete":
             raise InvalidValue(
-                f"the document with {mapping.id} {write.id!r} is there and is no item: the mapping's filter leaves it out"
+                f"the document with {mapping.id} {write.id!r} is there and is no item:"
+                " the mapping's filter leaves it out"
             )
         write.check(None if old is None else old.version)
         new = write.resolve(None if old is None else old.json)
@@ -208,7 +212,9 @@ class MappedWriter(Writer):
             return True
         raise refused(error, self._link.address)
 
-    def _results(self, room: Room, plans: Sequence[Plan], done: tuple[Timestamp, bool]) -> list[WriteResult | None]:
+    async def _results(
+        self, room: Room, plans: Sequence[Plan], done: tuple[Timestamp, bool]
+    ) -> list[WriteResult | None]:
         time, _ = done
         results: list[WriteResult | None] = []
         number = 0
@@ -219,7 +225,9 @@ class MappedWriter(Writer):
                 if new is None or old is None:
                     results.append(None)
                     continue
-                place = end(time) if time.time else Place(0, 1, 2)
+                # Nothing was logged: it lies where the item's last change does, or else behind all there is.
+                last = self._last.get((write.group, write.id))
+                place = last[1] if last is not None and last[0] == old.version else end(await self._history.now())
                 results.append(_result("update", write, old, new, old.version, place, room))
                 continue
             number += 1
@@ -228,6 +236,9 @@ class MappedWriter(Writer):
                 results.append(self._event_result(room, write, time, number))
                 continue
             self._history.note(room, place.position(room.identity))
+            self._last[write.group, write.id] = (new.version if new else GONE, place)
+            if len(self._last) > REMEMBERED:
+                self._last.pop(next(iter(self._last)))
             if new is None:
                 results.append(_result("delete", write, old, None, GONE, place, room))
             else:
