@@ -49,6 +49,6 @@ MAPPED = replace(
     ttl=unsupported("the documents have no place for a deadline"),
     ordered_versions=limited("hashes of the content: equal or not"),
     foreign_writes=FULL,
-    tested_items=100_000,
+    tested_items=200_000,
 )
 """What a mapped collection promises."""

@@ -25,8 +25,8 @@ orders = client["shop"]["orders"]
 orders.insert_many([{"_id": f"o{n}", "customer": "ada", "n": n} for n in range(5)])
 orders.update_many({"customer": "ada"}, {"$inc": {"n": 10}})
 orders.replace_one({"_id": "o0"}, {"customer": "ada", "n": 100})
-orders.bulk_write([InsertOne({"_id": "o9", "customer": "bob", "n": 9}), UpdateOne({"_id": "o1"}, {"$set": {"customer": "bob"}}),
-                   DeleteOne({"_id": "o2"})])
+orders.bulk_write([InsertOne({"_id": "o9", "customer": "bob", "n": 9}),
+                   UpdateOne({"_id": "o1"}, {"$set": {"customer": "bob"}}), DeleteOne({"_id": "o2"})])
 with client.start_session() as session, session.start_transaction():
     orders.delete_one({"_id": "o3"}, session=session)
     orders.insert_one({"_id": "o8", "customer": "ada", "n": 8}, session=session)
@@ -113,7 +113,7 @@ async def test_what_is_no_item_is_counted_and_not_shown(lab: Any, caplog: pytest
     start = await adapter.head(lab.docs)
     await orders.update_one({"customer": 5}, {"$set": {"customer": "bob"}})
     assert [(c.type, c.group_id) for c in await lab.log(adapter, start)] == [("create", "bob")]
-    assert any("5 documents" not in finding.message for finding in await adapter.diagnose())
+    assert any(finding.message.startswith("4 documents") for finding in await adapter.diagnose())
 
 
 async def test_collections_that_cannot_be_mapped_are_refused_with_the_remedy(lab: Any) -> None:

@@ -123,13 +123,11 @@ class Collection:
                 raise InvalidValue("the mapping's filter would not take the document", path=where)
         return value
 
-    def where(self, *, usable: bool = True) -> dict[str, Any]:
+    def where(self) -> dict[str, Any]:
         """The filter of documents that are items, as far as the server can tell."""
-        kinds: dict[str, Any] = {}
-        if usable:
-            kinds = {self.group: {"$type": BSON_TYPES[self.options.group_type]},
-                     self.id: {"$type": BSON_TYPES[self.options.id_type]}}  # fmt: skip
-        return {**self.options.filter, **kinds}
+        group, id = BSON_TYPES[self.options.group_type], BSON_TYPES[self.options.id_type]
+        alone = {"$not": {"$type": "array"}}  # $type looks into lists, too
+        return {**self.options.filter, self.group: {"$type": group, **alone}, self.id: {"$type": id, **alone}}
 
     def check_names(self, found: Mapping[str, Any]) -> None:
         """Raise `BackendError` unless the collection (as ``listCollections`` has it) can be mapped."""
