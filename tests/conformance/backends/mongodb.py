@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -119,6 +121,26 @@ class MongoDB(Harness):
         # No backup of a real server is put back that fast.
         await asyncio.sleep(1.1)
         await server.start()
+
+    async def cut(self) -> None:
+        """Every connection of this process to the server is shut down under its driver."""
+        port = self.server.port
+        for number in os.listdir("/proc/self/fd"):
+            try:
+                with socket.socket(fileno=os.dup(int(number))) as end:
+                    if end.family == socket.AF_INET and end.getpeername()[1] == port:
+                        end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue  # no socket, not connected, or gone already
+
+    @asynccontextmanager
+    async def away(self) -> AsyncGenerator[None, None]:
+        server = self._ours()
+        await server.kill()
+        try:
+            yield
+        finally:
+            await server.start()
 
     async def lose_reply(self) -> None:
         for adapter in self.adapters:
