@@ -82,10 +82,16 @@ class Link:
         except Exception as error:
             raise failure(error, self.address, write=write) from error
 
-    async def send(self, command: Mapping[str, Any], *, session: Any = None, database: str | None = None) -> Any:
-        """Like `run`, with the driver's own errors."""
+    async def send(
+        self, command: Mapping[str, Any], *, session: Any = None, database: str | None = None, uncancelled: bool = False
+    ) -> Any:
+        """Like `run`, with the driver's own errors. ``uncancelled``: nobody cancels the task that asks."""
         target = self._database if database is None else self._client[database]
-        reply = await self._call(target.command(command, session=session, codec_options=CODEC), self.timeout + GRACE)
+        work = target.command(command, session=session, codec_options=CODEC)
+        if uncancelled and self.options.client is None:  # our own clients have time limits of their own
+            reply = await work
+        else:
+            reply = await self._call(work, self.timeout + GRACE)
         if "writeConcernError" in reply:
             said = reply["writeConcernError"].get("errmsg", "")
             raise OutcomeUnknown(f"mongodb: no majority confirmed a write in time ({said}), at {self.address}")
@@ -124,11 +130,20 @@ class Link:
             session = await session
         try:
             yield session
-        finally:
-            ending = session.end_session()
-            if inspect.isawaitable(ending):
-                with contextlib.suppress(Exception):
-                    await self._call(ending, self.timeout + GRACE)
+        except BaseException:  # who failed has waited enough: a server that is away answers nobody
+            self.later(session.end_session())
+            raise
+        ending = session.end_session()
+        if inspect.isawaitable(ending):
+            with contextlib.suppress(Exception):
+                await self._call(ending, self.timeout + GRACE)
+
+    def later(self, work: Any) -> None:
+        """Let it be done; nobody waits but `close`."""
+        if inspect.isawaitable(work):
+            task = asyncio.ensure_future(work)
+            self._calls.add(task)
+            task.add_done_callback(self._over)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Any, None]:
@@ -164,7 +179,7 @@ class Link:
                     cursor = (await self.run(more, session=session))["cursor"]
                     documents += cursor["nextBatch"]
             except BaseException:
-                await self.kill_cursor(first["id"], collection, session)
+                self.later(self.kill_cursor(first["id"], collection, session))
                 raise
             return documents, first
 

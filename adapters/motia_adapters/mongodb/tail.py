@@ -69,7 +69,7 @@ class Reader:
                     cursor = (await self._ask(more, session))["cursor"]
                     id, batch = cursor["id"], cursor["nextBatch"]
             finally:
-                await asyncio.shield(link.kill_cursor(id, "$cmd.aggregate", session))
+                link.later(link.kill_cursor(id, "$cmd.aggregate", session))
 
     async def _ask(self, command: Mapping[str, Any], session: Any) -> Any:
         try:

@@ -116,7 +116,7 @@ class Writer:
             "writeConcern": MAJORITY,
         }
         try:
-            reply = await self._link.send(command)
+            reply = await self._link.send(command, uncancelled=True)
         except Exception as error:
             if code_of(error) == DUPLICATE:
                 return None

@@ -34,8 +34,8 @@ def _break_after_write(link: Link) -> None:
     """The next write gets to the server and back; then its connection breaks, before anybody has its reply."""
     send, commit = link.send, link.commit
 
-    async def sending(command: Any, *, session: Any = None, database: str | None = None) -> Any:
-        reply = await send(command, session=session, database=database)
+    async def sending(command: Any, *, session: Any = None, **options: Any) -> Any:
+        reply = await send(command, session=session, **options)
         if session is None and next(iter(command)) in WRITES:
             _mend(link)
             raise AutoReconnect("cut by the test")
