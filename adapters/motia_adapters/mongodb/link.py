@@ -16,7 +16,7 @@ from typing import Any
 from motia_adapters.mongodb.failures import failure
 from motia_adapters.mongodb.mapped.values import CODEC
 from motia_adapters.mongodb.options import MongoOptions
-from motia_core.errors import BackendUnavailable, OutcomeUnknown
+from motia_core.errors import BackendError, BackendUnavailable, OutcomeUnknown
 
 MAJORITY = {"w": "majority"}
 GRACE = 0.5
@@ -178,8 +178,10 @@ class Link:
                     more = {"getMore": cursor["id"], "collection": collection}
                     cursor = (await self.run(more, session=session))["cursor"]
                     documents += cursor["nextBatch"]
+            except BackendError:  # a server that is away frees its cursors by itself
+                raise
             except BaseException:
-                self.later(self.kill_cursor(first["id"], collection, session))
+                await asyncio.shield(self.kill_cursor(first["id"], collection, session))
                 raise
             return documents, first
 

@@ -68,8 +68,11 @@ class Reader:
                     more = {"getMore": id, "collection": "$cmd.aggregate", "maxTimeMS": max(1, round(wait * 1000))}
                     cursor = (await self._ask(more, session))["cursor"]
                     id, batch = cursor["id"], cursor["nextBatch"]
+            except BackendError:  # a server that is away frees its cursors by itself
+                id = 0
+                raise
             finally:
-                link.later(link.kill_cursor(id, "$cmd.aggregate", session))
+                await asyncio.shield(link.kill_cursor(id, "$cmd.aggregate", session))
 
     async def _ask(self, command: Mapping[str, Any], session: Any) -> Any:
         try:

@@ -34,12 +34,13 @@ client.close()
 """
 
 
-async def _map(lab: Any, *, images: bool = True, **options: Any) -> tuple[Any, Any]:
+async def _map(lab: Any, *, images: bool = True, **given: Any) -> tuple[Any, Any]:
     """An adapter on the collection "orders", and that collection as another program has it."""
     server = await lab.serve()
     orders = lab.client(server.url)["shop"]["orders"]
     await orders.database.create_collection("orders", changeStreamPreAndPostImages={"enabled": images})
-    mapped = MappedOptions(**{"collection": "orders", "group_field": "customer", **options})
+    options: Any = {"collection": "orders", "group_field": "customer", **given}
+    mapped = MappedOptions(**options)
     return await lab.connect(server.url, mapped=mapped), orders
 
 
@@ -121,7 +122,7 @@ async def test_collections_that_cannot_be_mapped_are_refused_with_the_remedy(lab
     with pytest.raises(BackendError, match=r"no pre- and post-images.*collMod"):
         await adapter.prepare(lab.docs)
     url = lab.servers[0].url
-    options = {"collection": "orders", "group_field": "customer", "enable_images": True}
+    options: Any = {"collection": "orders", "group_field": "customer", "enable_images": True}
     other = await lab.connect(url, mapped=MappedOptions(**{**options, "id_field": "code"}))
     with pytest.raises(BackendError, match=r"no unique index.*createIndex"):
         await other.prepare(lab.docs)

@@ -58,7 +58,7 @@ def test_urls_become_options() -> None:
 def test_options_that_do_not_fit_are_refused_and_passwords_never_shown() -> None:
     for options in ({"database": "a.b"}, {"driver": "other"}, {"url": "http://h"}, {"nonsense": 1}):
         with pytest.raises(ValidationError):
-            MongoOptions(**options)  # type: ignore[arg-type]
+            MongoOptions(**options)
     with pytest.raises(ValidationError, match="two fields"):
         MappedOptions(collection="c", group_field="a", id_field="a")
     secret = MongoOptions(**options_from_url("mongodb://me:sesame@h/shop"))
