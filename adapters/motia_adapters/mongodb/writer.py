@@ -177,7 +177,7 @@ class Writer:
         """All steps in one transaction; ``None``: another writer was faster, and nothing was written."""
         doing = [step for step in steps if step[2] is not None]
         if not doing:
-            return [None] * len(steps)
+            return [None for _ in steps]
         try:
             async with self._link.transaction() as session:
                 for command, count in self._commands(room, doing):
