@@ -57,7 +57,9 @@ DISK = replace(
 
 
 def plugins(*extra: AdapterPlugin) -> Plugins:
-    return Plugins.load(extra=extra or (NET, DISK), blocked=["motia-core:sqlite", "motia-core:redis"], environ={})
+    return Plugins.load(
+        extra=extra or (NET, DISK), blocked=["motia-core:sqlite", "motia-core:redis", "motia-core:mongodb"], environ={}
+    )
 
 
 def load(folder: Path, toml: str | None = None, **environ: str) -> Settings:
