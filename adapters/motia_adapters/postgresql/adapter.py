@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from motia_adapters.postgresql.bells import Bells, rung
-from motia_adapters.postgresql.capabilities import MANAGED
+from motia_adapters.postgresql.capabilities import MANAGED, MAPPED
 from motia_adapters.postgresql.database import Database
 from motia_adapters.postgresql.failures import MIGRATE, closed
 from motia_adapters.postgresql.migrations import VERSION
 from motia_adapters.postgresql.options import MappedOptions
 from motia_adapters.postgresql.places import Place
 from motia_adapters.postgresql.reads import Reads
+from motia_adapters.postgresql.rows import RowReads, RowWriter
+from motia_adapters.postgresql.table import Table, unusable
 from motia_adapters.postgresql.upkeep import Upkeep
 from motia_adapters.postgresql.writer import Writer
 from motia_core.adapter import Adapter, Capabilities, Finding, StorageSettings
-from motia_core.errors import BackendError, MotiaError, UnsupportedCapability
+from motia_core.errors import BackendError, ConfigError, MotiaError, UnsupportedCapability
 from motia_core.model import Batch, Item, Snapshot, StreamSpec, Write, WriteResult
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ class PostgresqlAdapter(Adapter):
             settings.retention,
             lambda: [(found.reads.namespace, found.reads.name, found.log) for found in self._streams.values()],
         )
+        self._table: Table | None = None
+        self._name = ""
         self._changing = asyncio.Lock()
 
     @property
@@ -53,8 +61,8 @@ class PostgresqlAdapter(Adapter):
         return self.database.address
 
     def capabilities(self, stream: StreamSpec) -> Capabilities:
-        """The same for every managed stream."""
-        return MANAGED
+        """The same for every managed stream; a mapped one keeps less."""
+        return MAPPED if self.mapped is not None and not stream.hidden else MANAGED
 
     async def open(self) -> None:
         """Connect. Raises `BackendUnavailable`, or `BackendError` with the remedy for a database without our objects."""
@@ -64,6 +72,8 @@ class PostgresqlAdapter(Adapter):
             await self.connect()
             try:
                 await self.check()
+                if self.mapped is not None:
+                    await self._describe(self.mapped)
             except BaseException:
                 await self.database.close()
                 raise
@@ -93,6 +103,15 @@ class PostgresqlAdapter(Adapter):
                 f"{self.database.name}: the objects of schema {self.database.schema!r} at {self.address} are {what}"
                 f" (version {found}, needed: {VERSION}): {remedy}"
             )
+
+    async def _describe(self, mapped: MappedOptions) -> None:
+        """Learn what the mapped table is. Raises `ConfigError` if it is not mapped."""
+        schema, name = mapped.place
+        found = await self.database.rpc("mapped", p_schema=schema, p_table=name)
+        self._name, self._table = known_table(self.database.name, mapped, found)
+        count = await self.database.rpc("unusable", p_schema=schema, p_table=name)
+        if count:
+            _log.warning("%s: %s", self.database.name, unusable(mapped.table, count, (mapped.group_field, mapped.id_field)))
 
     async def close(self) -> None:
         """Finish what was asked for, end watches and connections."""
@@ -181,7 +200,18 @@ class PostgresqlAdapter(Adapter):
         return found
 
     def make(self, stream: StreamSpec) -> Opened:
-        """What a managed stream needs."""
+        """What a stream needs. Raises `UnsupportedCapability` if the mapped table is another stream's."""
+        if self.mapped is not None and not stream.hidden:
+            assert self._table is not None
+            other = next((name for name in self._streams if not name.startswith("$")), None)
+            if other is not None:
+                raise UnsupportedCapability(
+                    f"table {self.mapped.table!r} of storage {self.settings.name!r} is stream {other!r}: stream"
+                    f" {stream.name!r} needs a storage of its own"
+                )
+            reads = RowReads(self.database, self._name, stream.name, self._table)
+            writer = RowWriter(self.database, self._name, stream, self.settings, self._table, reads)
+            return Opened(reads, writer, stream.log)
         namespace = self.settings.namespace
         return Opened(
             Reads(self.database, namespace, stream.name, stream.name),
@@ -198,3 +228,27 @@ class PostgresqlAdapter(Adapter):
         if place is None:
             raise reads.gone()
         return place.position
+
+
+def known_table(who: str, mapped: MappedOptions, found: Any) -> tuple[str, Table]:
+    """The table that a mapping means, and its stream's name. Raises `ConfigError` if it is not ready."""
+    remedy = "run: motia-core migrate apply (or apply what motia-core migrate print shows)"
+    if found is None:
+        raise ConfigError(f"{who}: table {mapped.table!r} does not exist, or is not mapped: {remedy}")
+    if (found["group"], found["id"]) != (mapped.group_field, mapped.id_field):
+        raise ConfigError(
+            f"{who}: table {mapped.table!r} is mapped with group_field {found['group']!r} and id_field {found['id']!r};"
+            " undo that with motia.unmap_table first, or correct the options"
+        )
+    if not found["captured"]:
+        raise ConfigError(
+            f"{who}: table {mapped.table!r} has lost its triggers (dropped, disabled, or the table was made anew), and"
+            f" changes pass unseen: {remedy}; history begins anew then"
+        )
+    table = Table(mapped.table, found, mapped.rest_field, mapped.include_ids)
+    rest = mapped.rest_field
+    if rest is not None and (table.rest is None or not table.rest.is_json):
+        columns = ", ".join(repr(column["name"]) for column in found["columns"])
+        problem = "has no column" if table.rest is None else f"cannot have a {table.rest.type} column"
+        raise ConfigError(f"{who}: table {mapped.table!r} {problem} {rest!r} as rest_field: a json or jsonb one; it has {columns}")
+    return found["stream"], table

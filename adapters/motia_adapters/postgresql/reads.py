@@ -20,7 +20,7 @@ ALL = 2**31 - 1
 class Reads:
     """Reads one stream. ``namespace`` and ``name`` are its names in the database."""
 
-    get_function, list_function, groups_function = "get", "list", "groups"
+    list_function, groups_function = "list", "groups"
     snapshot_function, head_function, changes_function = "snapshot", "head", "changes"
     eager: float | None = None
     """Seconds after which a watch looks again by itself when it has just read something."""
@@ -39,7 +39,7 @@ class Reads:
         """Make the stream, if it is new."""
         await self._database.rpc("prepare", writes=True, p_namespace=self.namespace, p_stream=self.name)
 
-    def json(self, group: str, id: str, raw: str) -> bytes:
+    def json(self, group: str, id: str | None, raw: str) -> bytes:
         """A value as the database has it, as encoded JSON."""
         return raw.encode()
 
@@ -50,7 +50,7 @@ class Reads:
 
     async def get(self, group: str, id: str) -> Item | None:
         """The item, or ``None``."""
-        row = await self.rpc(self.get_function, p_group=group, p_id=id)
+        row = await self.rpc("get", p_group=group, p_id=id)
         return None if row is None else self.item(group, row)
 
     async def list_items(self, group: str, after: str | None, limit: int | None) -> list[Item]:
@@ -59,12 +59,16 @@ class Reads:
         last = after or ""
         while limit is None or len(items) < limit:
             size = LISTED if limit is None else min(LISTED, limit - len(items))
-            rows = await self.rpc(self.list_function, p_group=group, p_after=last, p_limit=size)
+            rows = await self.list_page(group, last, size)
             items += (self.item(group, row) for row in rows)
             if len(rows) < size:
                 break
             last = rows[-1][0]
         return items
+
+    async def list_page(self, group: str, after: str, limit: int) -> Any:
+        """One page of a group's rows."""
+        return await self.rpc(self.list_function, p_group=group, p_after=after, p_limit=limit)
 
     async def list_groups(self, after: str | None, limit: int | None) -> list[str]:
         """Groups that have items, by their bytes."""

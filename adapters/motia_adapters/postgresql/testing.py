@@ -12,9 +12,8 @@ import shutil
 import subprocess
 import tempfile
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,17 +152,73 @@ class MappedHarness(PostgresqlHarness):
             include_ids=False,
         )
 
-    def make(self, settings: StorageSettings) -> Adapter:
-        subprocess.run(
-            ["true"], check=True
+    async def start(self) -> None:
+        await super().start()
+        self.tables: set[str] = set()
+
+    async def prepare(self, settings: StorageSettings) -> None:
+        """Have the world's table, and have it mapped."""
+        name = f"orders_{settings.namespace}"
+        self.tables.add(name)
+        await self.psql.run(
+            f"CREATE TABLE IF NOT EXISTS {name} (customer text, code text, n bigint, title text, views bigint,"
+            " price double precision, done boolean, tags json, extra json, PRIMARY KEY (customer, code));"
+            f" SELECT motia.map_table('public', '{name}', 'customer', 'code')"
         )
+
+    async def stop(self) -> None:
+        for name in self.tables:
+            await self.psql.run(f"SELECT motia.unmap_table('public', '{name}'); DROP TABLE IF EXISTS {name}")
+
+    async def wipe(self) -> None:
+        for name in self.tables:
+            await self.psql.run(f"DROP TABLE {name}")
+        await super().wipe()
+        for name in self.tables:
+            await self.prepare(StorageSettings("default", namespace=name.removeprefix("orders_")))
+
+    def make(self, settings: StorageSettings) -> Adapter:
+        """The table is made in a thread of its own: this is no coroutine."""
         adapter = self.build(settings, self.options(settings))
         self.adapters.append(adapter)
+        connect = adapter.connect
+
+        async def connecting() -> None:
+            if f"orders_{settings.namespace}" not in self.tables:
+                await self.prepare(settings)
+            await connect()
+
+        adapter.connect = connecting  # type: ignore[method-assign]
         return adapter
 
-    def maker_of(self, build: Callable[..., Any], settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
-        """A maker that survives pickling."""
-        return partial(build, mapped=self.options(settings))
+    async def set_out_of_band(
+        self, settings: StorageSettings, stream: StreamSpec, group: str, id: str, value: Any
+    ) -> None:
+        cells = {name: value.get(name) for name in self.columns}
+        rest = {key: member for key, member in value.items() if key not in self.columns}
+        row = json.dumps({"customer": group, "code": id, **cells, "extra": rest or None})
+        names = ["customer", "code", *self.columns, "extra"]
+        changes = ", ".join(f"{name} = excluded.{name}" for name in names)
+        table = f"orders_{settings.namespace}"
+        await self.psql.run(
+            f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(names)}"
+            f" FROM json_populate_record(NULL::{table}, $1::json) ON CONFLICT (customer, code) DO UPDATE SET {changes}",
+            row,
+        )
+
+    async def delete_out_of_band(self, settings: StorageSettings, stream: StreamSpec, group: str, id: str) -> None:
+        table = f"orders_{settings.namespace}"
+        await self.psql.run(f"DELETE FROM {table} WHERE customer = $1 AND code = $2", group, id)
+
+    async def move_out_of_band(
+        self, settings: StorageSettings, stream: StreamSpec, group: str, id: str, to: str
+    ) -> None:
+        table = f"orders_{settings.namespace}"
+        await self.psql.run(f"UPDATE {table} SET customer = $3 WHERE customer = $1 AND code = $2", group, id, to)
+
+    async def _held_write(self, connection: Any, settings: StorageSettings, stream: StreamSpec) -> None:
+        table = f"orders_{settings.namespace}"
+        await connection.execute(f"INSERT INTO {table} (customer, code, n) VALUES ('g', 'held', -1)")
 
 
 def _copy(source: Path, target: Path) -> None:

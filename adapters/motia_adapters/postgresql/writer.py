@@ -32,12 +32,19 @@ _MOST_RACES = 20.0
 class Writer:
     """Writes to one stream, for all callers of this process."""
 
-    spell = staticmethod(spell_json)
+    function = "write"
 
-    def __init__(self, database: Database, namespace: str, stream: StreamSpec, settings: StorageSettings) -> None:
+    def __init__(
+        self,
+        database: Database,
+        namespace: str,
+        stream: StreamSpec,
+        settings: StorageSettings,
+        name: str | None = None,
+    ) -> None:
         self._database = database
         self._namespace = namespace
-        self._name = stream.name
+        self._name = name or stream.name
         self._logged = stream.log
         self._timeout = settings.timeout
         self._queue: deque[Unit] = deque()
@@ -127,7 +134,7 @@ class Writer:
                 if unit.error is not None:
                     _fail([unit], unit.error)
                     continue
-                results = self._results(unit, reply["r"])
+                results = self.results(unit, reply["r"])
                 self._learn(unit, results)
                 if not unit.future.done():
                     unit.future.set_result(results)
@@ -135,17 +142,17 @@ class Writer:
                 raced = True
                 at, epoch, seq, raw = reply["c"]
                 write = next(w for w in unit.writes if (w.group, w.id) == (sent[at]["g"], sent[at]["i"]))
-                found = None if epoch is None else (epoch, seq, self._decoded(write, raw))
+                found = None if epoch is None else (epoch, seq, self.decoded(write, raw))
                 self._lost(unit, write, found, again)
             else:
-                self._refused(unit, reply, again)
+                await self.refused(unit, reply, again)
         self._queue.extendleft(reversed(again))
         if raced and again:
             self._races = min(_MOST_RACES, self._races + 1)
 
     async def _ask(self, units: str) -> Any:
         return await self._database.rpc(
-            "write",
+            self.function,
             writes=True,
             p_namespace=self._namespace,
             p_stream=self._name,
@@ -153,13 +160,24 @@ class Writer:
             p_units=units,
         )
 
-    def _results(self, unit: Unit, replies: Sequence[Any]) -> Sequence[WriteResult | None]:
+    def spell(self, write: Write, value: bytes, old: State | None) -> Mapping[str, Any]:
+        """How a value to store is told to the function, given what it was worked out from."""
+        return spell_json(write, value, old)
+
+    def results(self, unit: Unit, replies: Sequence[Any]) -> Sequence[WriteResult | None]:
+        """What the writes of a unit did."""
         return results_of(unit, replies)
 
-    def _decoded(self, write: Write, raw: str) -> bytes:
+    def decoded(self, write: Write, raw: str) -> bytes:
+        """A value as the function gives it, as encoded JSON."""
         return raw.encode()
 
-    def _refused(self, unit: Unit, reply: Mapping[str, Any], again: list[Unit]) -> None:
+    def fail(self, unit: Unit, error: MotiaError) -> None:
+        """Tell a unit's caller."""
+        _fail([unit], error)
+
+    async def refused(self, unit: Unit, reply: Mapping[str, Any], again: list[Unit]) -> None:
+        """An answer that is neither results nor a conflict."""
         raise BackendError(f"{self._database.name}: {self._database.address} answered a write with {str(reply)[:200]}")
 
     async def _read_states(self, units: Sequence[Unit]) -> dict[Key, State]:

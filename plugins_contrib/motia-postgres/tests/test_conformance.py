@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from motia_adapters.postgresql.adapter import PostgresqlAdapter
 from motia_adapters.postgresql.options import MappedOptions
-from motia_adapters.postgresql.testing import PostgresqlHarness
+from motia_adapters.postgresql.testing import MappedHarness, PostgresqlHarness
 from motia_core.adapter import Adapter, StorageSettings
 from motia_core.testing import *  # noqa: F403 (the test classes, and the fixture `world`)
 from motia_core.testing import Harness
@@ -36,7 +36,19 @@ class PostgresHarness(PostgresqlHarness):
         return partial(build, url=self.server.url)
 
 
-BACKENDS: list[Any] = [PostgresHarness]
+class PostgresMappedHarness(MappedHarness):
+    """A table of the user's; another connection is the other program."""
+
+    name = "postgres-mapped"
+
+    def build(self, settings: StorageSettings, mapped: MappedOptions | None) -> PostgresqlAdapter:
+        return build(settings, self.server.url, mapped)
+
+    def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
+        return partial(build, url=self.server.url, mapped=self.options(settings))
+
+
+BACKENDS: list[Any] = [PostgresHarness, PostgresMappedHarness]
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
