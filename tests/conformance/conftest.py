@@ -16,8 +16,10 @@ from tests.conformance.backends.redis import Redis, Redis62
 from tests.conformance.backends.references import Coalesced, Memory, Modest
 from tests.conformance.backends.serving import stop_all
 from tests.conformance.backends.sqlite import SQLite, SQLiteMapped
+from tests.conformance.backends.supabase import SupabaseDeaf, SupabaseManaged, SupabaseMapped, stop_standins
 
 BACKENDS: list[Any] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped, Redis, Redis62]
+BACKENDS += [SupabaseManaged, SupabaseDeaf, SupabaseMapped]
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
@@ -44,6 +46,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish() -> None:
     """Stop the servers; write the counts where ``MOTIA_CONFORMANCE_REPORT`` says."""
+    stop_standins()
     stop_all()
     if "MOTIA_CONFORMANCE_REPORT" in os.environ and RESULTS:
         Path(os.environ["MOTIA_CONFORMANCE_REPORT"]).write_text(json.dumps(RESULTS, indent=2, sort_keys=True) + "\n")

@@ -614,4 +614,23 @@ BEGIN
     RETURN ('[' || array_to_string(v_out, ',') || ']')::json;
 END $$;
 
+CREATE FUNCTION motia.readable_rows(p_schema text, p_table text, p_group text, p_id text) RETURNS json
+-- Whether the caller's own rights (grants and row level security of the table) show anything of a group, or the row.
+LANGUAGE plpgsql STABLE SECURITY INVOKER SET search_path = motia, pg_temp AS $$
+DECLARE
+    m record;
+    v_found boolean;
+BEGIN
+    m := motia.key_names(p_schema, p_table);
+    EXECUTE format('SELECT EXISTS (SELECT FROM %I.%I AS t WHERE t.%I = $1::%s AND ($2 IS NULL OR t.%I::text = $2))',
+                   p_schema, p_table, m.grp_column, m.grp_type, m.id_column) INTO v_found USING p_group, p_id;
+    RETURN to_json(v_found);
+END $$;
+
+CREATE FUNCTION motia.key_names(p_schema text, p_table text, OUT grp_column text, OUT grp_type text, OUT id_column text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+    SELECT m.grp_column, m.grp_type, m.id_column FROM motia.mapping AS m JOIN motia.stream AS s ON s.id = m.stream
+    WHERE s.namespace = '*' AND s.name = format('%I.%I', p_schema, p_table)
+$$;
+
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA motia FROM PUBLIC;
