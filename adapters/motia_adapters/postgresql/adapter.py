@@ -6,13 +6,13 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from motia_adapters.postgresql.bells import Bells, rung
 from motia_adapters.postgresql.capabilities import MANAGED, MAPPED
 from motia_adapters.postgresql.database import Database
 from motia_adapters.postgresql.failures import MIGRATE, closed
-from motia_adapters.postgresql.migrations import VERSION
+from motia_adapters.postgresql.migrations import VERSION, migrations
 from motia_adapters.postgresql.options import MappedOptions
 from motia_adapters.postgresql.places import Place
 from motia_adapters.postgresql.reads import Reads
@@ -20,7 +20,7 @@ from motia_adapters.postgresql.rows import RowReads, RowWriter
 from motia_adapters.postgresql.table import Table, unusable
 from motia_adapters.postgresql.upkeep import Upkeep
 from motia_adapters.postgresql.writer import Writer
-from motia_core.adapter import Adapter, Capabilities, Finding, StorageSettings
+from motia_core.adapter import Adapter, Capabilities, Finding, Migration, StorageSettings
 from motia_core.errors import BackendError, ConfigError, MotiaError, UnsupportedCapability
 from motia_core.model import Batch, Item, Snapshot, StreamSpec, Write, WriteResult
 
@@ -38,6 +38,9 @@ class Opened:
 
 class PostgresqlAdapter(Adapter):
     """Streams in one PostgreSQL database, as this process uses it. A subclass brings the way to it."""
+
+    supabase: ClassVar[bool] = False
+    """Whether the database is Supabase's, and needs what only that needs."""
 
     def __init__(self, settings: StorageSettings, database: Database, mapped: MappedOptions | None = None) -> None:
         super().__init__(settings)
@@ -183,6 +186,23 @@ class PostgresqlAdapter(Adapter):
                 if not more:
                     await rung(bell, pause)
                     pause = None if pause is None or pause > 1 else pause * 2
+
+    def migrations(self) -> Sequence[Migration]:
+        """The SQL files, and the mapping of the table."""
+        return migrations(self.database.schema, supabase=self.supabase, mapped=self.mapped)
+
+    async def migrate(self) -> Sequence[str]:
+        """Apply what is missing. Raises `BackendUnavailable`, `BackendError`, or `ConfigError` for a table that
+        cannot be mapped."""
+        try:
+            return await self.database.migrate(self.migrations())
+        except MotiaError:
+            raise
+        except Exception as error:
+            trouble = self.database.map_error(error)
+            if trouble.code == "MO002":
+                raise ConfigError(f"{self.database.name}: {trouble.message}") from error
+            raise self.database.failure(trouble, "migrate", error) from error
 
     async def diagnose(self) -> Sequence[Finding]:
         """The server and the way to it."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from motia_adapters.postgresql.failures import Trouble, closed, failure
-from motia_core.adapter import Finding
+from motia_core.adapter import Finding, Migration
 from motia_core.errors import MotiaError
 
 
@@ -63,9 +63,12 @@ class Database(ABC):
         be lost: nothing but time depends on it.
         """
 
-    async def migrate(self, statements: Mapping[str, str]) -> None:
-        """Run migrations by name, each in a transaction. Raises the driver's errors, or `MotiaError`."""
-        raise NotImplementedError
+    @abstractmethod
+    async def migrate(self, wanted: Sequence[Migration]) -> list[str]:
+        """Run what is missing (see `migrations.apply`), without being open; the names of what was done.
+
+        Raises the driver's errors, or `UnsupportedCapability` where this way cannot.
+        """
 
     async def diagnose(self) -> list[Finding]:
         """What ``doctor`` says about this way to the database."""

@@ -20,7 +20,7 @@ from typing import Any
 import asyncpg
 
 from motia_adapters.postgresql.adapter import PostgresqlAdapter
-from motia_adapters.postgresql.migrations import migrations
+from motia_adapters.postgresql.migrations import apply, migrations
 from motia_adapters.postgresql.options import MappedOptions
 from motia_core.adapter import Adapter, StorageSettings
 from motia_core.model import StreamSpec
@@ -59,10 +59,7 @@ class Psql:
     async def migrate(self, *, supabase: bool = False) -> None:
         """Have our objects, if they are not there."""
         async with self.connection() as connection:
-            if await connection.fetchval("SELECT to_regclass('motia.server') IS NULL"):
-                async with connection.transaction():
-                    for sql in migrations(supabase=supabase).values():
-                        await connection.execute(sql)
+            await apply(connection, "motia", migrations(supabase=supabase))
 
 
 class PostgresqlHarness(Harness):

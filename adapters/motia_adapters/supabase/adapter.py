@@ -11,5 +11,7 @@ from motia_core.adapter import StorageSettings
 class SupabaseAdapter(PostgresqlAdapter):
     """Streams in a Supabase project, as this process uses it."""
 
+    supabase = True
+
     def __init__(self, settings: StorageSettings, options: SupabaseOptions) -> None:
         super().__init__(settings, SupabaseDatabase(options, settings.timeout), options.mapped)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import httpx
@@ -14,9 +14,10 @@ from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
 from motia_adapters.postgresql.database import Database
 from motia_adapters.postgresql.failures import Trouble
+from motia_adapters.postgresql.migrations import apply
 from motia_adapters.supabase.options import SupabaseOptions
-from motia_core.adapter import Finding
-from motia_core.errors import MotiaError
+from motia_core.adapter import Finding, Migration
+from motia_core.errors import BackendError, BackendUnavailable, ConfigError, MissingDependency, UnsupportedCapability
 
 TOPIC = "motia"
 """The private channel on which `motia.wake` broadcasts."""
@@ -130,13 +131,33 @@ class SupabaseDatabase(Database):
             with contextlib.suppress(Exception):
                 await socket.close()
 
-    async def migrate(self, statements: Mapping[str, str]) -> None:
-        """Over the direct connection, which needs motia-postgres."""
-        raise NotImplementedError
+    async def migrate(self, wanted: Sequence[Migration]) -> list[str]:
+        """Over the direct connection: the API runs no DDL."""
+        if self._options.database_url is None:
+            raise UnsupportedCapability(
+                f"supabase: the API of {self.address} cannot change the schema: give database_url, or apply what"
+                " motia-core migrate print shows (its --folder option writes migrations for the Supabase CLI)"
+            )
+        try:
+            import asyncpg
+        except ImportError as error:
+            raise MissingDependency(
+                'supabase: to apply migrations asyncpg is needed; install it with: pip install "asyncpg"'
+            ) from error
+        try:
+            connection = await asyncpg.connect(self._options.database_url.get_secret_value(), timeout=self.timeout)
+        except Exception as error:
+            raise BackendUnavailable(f"supabase: cannot connect to database_url: {type(error).__name__}") from error
+        try:
+            return await apply(connection, self.schema, wanted)
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == "MO002":
+                raise ConfigError(f"supabase: {error}") from error
+            raise BackendError(f"supabase: cannot migrate {self.address}: {error}") from error
+        finally:
+            await connection.close()
 
     async def diagnose(self) -> list[Finding]:
         """Whether Realtime lets us in."""
         return []
 
-
-__all__ = ["MotiaError", "SupabaseDatabase"]

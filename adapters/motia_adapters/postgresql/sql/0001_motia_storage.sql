@@ -15,6 +15,12 @@ CREATE SCHEMA motia;
 REVOKE ALL ON SCHEMA motia FROM PUBLIC;
 ALTER DEFAULT PRIVILEGES IN SCHEMA motia REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 
+CREATE TABLE motia.migration (           -- the files that were applied
+    name    text PRIMARY KEY,
+    applied timestamptz NOT NULL DEFAULT now()
+);
+INSERT INTO motia.migration (name) VALUES ('0001_motia_storage');
+
 CREATE TABLE motia.server (              -- one row: the server that wrote last
     one      boolean PRIMARY KEY DEFAULT true CHECK (one),
     identity text NOT NULL,
@@ -59,6 +65,7 @@ CREATE TABLE motia.log (
 CREATE SEQUENCE motia.unlogged;          -- versions of streams without a log
 
 -- Nobody reads a table but its owner, until policies say otherwise.
+ALTER TABLE motia.migration ENABLE ROW LEVEL SECURITY;
 ALTER TABLE motia.server ENABLE ROW LEVEL SECURITY;
 ALTER TABLE motia.stream ENABLE ROW LEVEL SECURITY;
 ALTER TABLE motia.item ENABLE ROW LEVEL SECURITY;
@@ -68,7 +75,6 @@ CREATE VIEW motia.items AS               -- for people
     SELECT s.namespace, s.name AS stream, i.grp AS "group", i.id, i.value::jsonb AS value,
            to_timestamp(i.expires / 1e6) AS expires
     FROM motia.item AS i JOIN motia.stream AS s ON s.id = i.stream;
-ALTER VIEW motia.items OWNER TO CURRENT_USER;
 
 CREATE FUNCTION motia.version() RETURNS json
 LANGUAGE sql STABLE AS $$ SELECT '1'::json $$;

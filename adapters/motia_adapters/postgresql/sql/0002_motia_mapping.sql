@@ -12,6 +12,10 @@
 -- What goes past it: ALTER TABLE ... DISABLE TRIGGER; and where a row trigger of your own
 -- changes further rows of the same statement, those changes may be told in another order.
 
+INSERT INTO motia.migration (name) VALUES ('0002_motia_mapping');
+CREATE OR REPLACE FUNCTION motia.version() RETURNS json
+LANGUAGE sql STABLE AS $$ SELECT '2'::json $$;
+
 CREATE TABLE motia.mapping (
     stream     integer PRIMARY KEY,
     relid      oid NOT NULL,

@@ -8,6 +8,8 @@
 --       stream = motia.stream_id('motia', 'documents')
 --       AND grp IN (SELECT workspace FROM public.members WHERE member = auth.uid()));
 
+INSERT INTO motia.migration (name) VALUES ('0003_motia_supabase');
+
 GRANT USAGE ON SCHEMA motia TO service_role, authenticated;
 GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA motia TO service_role;
 GRANT SELECT ON motia.item, motia.stream TO authenticated;

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
@@ -13,8 +13,8 @@ import orjson
 from motia_adapters.postgresql.database import Database
 from motia_adapters.postgresql.diagnosis import diagnose
 from motia_adapters.postgresql.failures import Trouble
-from motia_adapters.postgresql.migrations import literal, quoted
-from motia_core.adapter import Finding
+from motia_adapters.postgresql.migrations import apply, quoted
+from motia_core.adapter import Finding, Migration
 
 from motia_postgres.options import PostgresOptions
 
@@ -185,14 +185,15 @@ class AsyncpgDatabase(Database):
         finally:
             connection.terminate()
 
-    async def migrate(self, statements: Mapping[str, str]) -> None:
-        """Each migration in a transaction, on a connection of its own."""
+    async def migrate(self, wanted: Sequence[Migration]) -> list[str]:
+        """On a connection of its own, without a limit of time."""
         pool = Pool(self._options, {"application_name": "motia-core migrate"})
-        connection = await pool.connect()
         try:
-            for sql in statements.values():
-                async with connection.transaction():
-                    await connection.execute(sql)
+            connection = await pool.connect()
+        except Exception as error:
+            raise NotConnected(error) from error
+        try:
+            return await apply(connection, self.schema, wanted)
         finally:
             await connection.close()
 
@@ -202,5 +203,3 @@ class AsyncpgDatabase(Database):
         async with self._pool.connection() as connection:
             return await diagnose(connection.fetchval, self.schema)
 
-
-__all__ = ["AsyncpgDatabase", "NotConnected", "Pool", "literal"]
