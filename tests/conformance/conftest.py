@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from motia_core.testing import Harness, world
+from tests.conformance.backends.postgres import Postgres, PostgresMapped
 from tests.conformance.backends.redis import Redis, Redis62
 from tests.conformance.backends.references import Coalesced, Memory, Modest
 from tests.conformance.backends.serving import stop_all
@@ -19,7 +20,7 @@ from tests.conformance.backends.sqlite import SQLite, SQLiteMapped
 from tests.conformance.backends.supabase import SupabaseDeaf, SupabaseManaged, SupabaseMapped, stop_standins
 
 BACKENDS: list[Any] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped, Redis, Redis62]
-BACKENDS += [SupabaseManaged, SupabaseDeaf, SupabaseMapped]
+BACKENDS += [Postgres, PostgresMapped, SupabaseManaged, SupabaseDeaf, SupabaseMapped]
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
@@ -44,11 +45,12 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         counts[report.outcome] += 1
 
 
-def pytest_sessionfinish() -> None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
     """Stop the servers; write the counts where ``MOTIA_CONFORMANCE_REPORT`` says."""
     stop_standins()
     stop_all()
-    if "MOTIA_CONFORMANCE_REPORT" in os.environ and RESULTS:
+    gathers = not hasattr(session.config, "workerinput")  # of several processes, the one that hears of all
+    if gathers and "MOTIA_CONFORMANCE_REPORT" in os.environ and RESULTS:
         Path(os.environ["MOTIA_CONFORMANCE_REPORT"]).write_text(json.dumps(RESULTS, indent=2, sort_keys=True) + "\n")
 
 

@@ -22,7 +22,7 @@ import asyncpg
 import jwt
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -98,6 +98,18 @@ class Supabase:
         if not on:
             asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result(10)
 
+    def cut(self) -> None:
+        """Break every connection, without a word."""
+        assert self._loop is not None
+        assert self._server is not None
+        connections = self._server.server_state.connections
+
+        async def abort() -> None:
+            for connection in list(connections):
+                connection.transport.abort()  # type: ignore[union-attr]
+
+        asyncio.run_coroutine_threadsafe(abort(), self._loop).result(10)
+
     async def _cut(self) -> None:
         for socket, _ in list(self.joined):
             await socket.close(1011)
@@ -123,6 +135,8 @@ class Supabase:
             if schema not in EXPOSED:
                 raise Refused(406, "PGRST106", f"Invalid schema: {schema}")
             answer = await self._call(schema, request.path_params["function"], await request.json(), claims)
+        except ClientDisconnect:
+            return Response(status_code=499)
         except Refused as error:
             return _error(error.status, error.code, str(error))
         except asyncpg.PostgresError as error:

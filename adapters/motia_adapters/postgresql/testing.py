@@ -108,6 +108,13 @@ class PostgresqlHarness(Harness):
         shutil.rmtree(backup, ignore_errors=True)
         await server.start()
 
+    async def cut(self) -> None:
+        """The server ends all connections but the one that asks for it."""
+        await self.psql.value(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
+
     async def lose_reply(self) -> None:
         """The next write happens; its answer is lost where the driver hands it over."""
         for adapter in self.adapters:

@@ -86,6 +86,15 @@ class Redis(Harness):
         shutil.move(backup, server.folder)
         await server.start()
 
+    async def cut(self) -> None:
+        """The server ends them all, those that listen too."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._ours().port)
+        for kind in (b"pubsub", b"normal"):
+            writer.write(b"CLIENT KILL TYPE %s SKIPME yes\r\n" % kind)
+            assert (await reader.readline()).startswith(b":")
+        writer.close()
+        await writer.wait_closed()
+
     async def lose_reply(self) -> None:
         """The reply to the next write comes as far as our socket: there the connection breaks."""
         for adapter in self.adapters:

@@ -14,7 +14,6 @@ from motia_adapters.supabase.adapter import SupabaseAdapter
 from motia_adapters.supabase.options import SupabaseOptions
 
 from motia_core.adapter import Adapter, StorageSettings
-from motia_core.testing import Cannot
 from tests.conformance.backends.serving import served
 from tests.standins.supabase import SET_UP, Supabase, key
 
@@ -58,6 +57,9 @@ class _Standing(PostgresqlHarness):
     def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
         return partial(build, options=self.supabase_options(None))
 
+    async def cut(self) -> None:
+        STANDINS[0].cut()
+
 
 class SupabaseManaged(_Standing):
     name = "supabase"
@@ -84,4 +86,4 @@ def stop_standins() -> None:
     STANDINS.clear()
 
 
-__all__ = ["Cannot", "SupabaseDeaf", "SupabaseManaged", "SupabaseMapped", "stop_standins"]
+__all__ = ["SupabaseDeaf", "SupabaseManaged", "SupabaseMapped", "stop_standins"]

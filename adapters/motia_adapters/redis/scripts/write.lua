@@ -19,6 +19,8 @@
 local meta, log, groups, deadlines = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local prefix, run, channel, logging, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', ARGV[5]
 local call, format, sub = redis.call, string.format, string.sub
+local NEWS_BYTES = 4096 -- an announcement carries no more
+local MANY = 120 -- arguments of a call that is announced without its entries
 
 local function wrong(key, kind)
   local reply = redis.pcall('TYPE', key) -- while a Cluster moves the slot, a key that is not here is an error
@@ -49,7 +51,9 @@ end
 
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
-local server = run .. '/' .. (string.match(call('INFO', 'replication'), 'master_replid:(%x+)') or '')
+local server = call('INFO', 'replication')
+local _, ends = string.find(server, 'master_replid:', 1, true)
+server = run .. '/' .. (ends and sub(server, ends + 1, ends + 40) or '')
 local known = call('HMGET', meta, 'e', 's', 't', 'i')
 local epoch, seq, stamp = tonumber(known[1]), tonumber(known[2]) or 0, tonumber(known[3]) or 0
 local begun, changed, previous = epoch and known[4] == server, false, ''
@@ -71,6 +75,18 @@ local function position()
   return format('%014x-%014x', epoch, seq)
 end
 local written, stamped -- position and timestamp of the last change, as text
+local news = {} -- the entries, for the announcement
+local news_bytes = #ARGV > MANY and NEWS_BYTES + 1 or 0
+
+-- An entry in the announcement: the lengths of its parts (items.py knows them), then the parts.
+local function announce(entry, kind, group, id, stamped, deadline, event, previous, json)
+  if news_bytes <= NEWS_BYTES then
+    local text = struct.pack('>BHHBBHBI4', #entry, #group, #id, #stamped, #deadline, #event, #previous, #json)
+      .. entry .. kind .. group .. id .. stamped .. deadline .. event .. previous .. json
+    news[#news + 1] = text
+    news_bytes = news_bytes + #text
+  end
+end
 
 local function append(kind, group, id, deadline, json, event)
   if not begun then
@@ -87,6 +103,7 @@ local function append(kind, group, id, deadline, json, event)
       call('XADD', log, 'MAXLEN', '~', keep, entry, 'k', kind, 'g', group, 'i', id, 's', stamped,
         'd', deadline, 'e', event, 'p', previous, 'j', json)
     end
+    announce(entry, kind, group, id, stamped, tostring(deadline), event, previous, json)
     previous = ''
   end
 end
@@ -233,7 +250,9 @@ if changed then
   call('HSET', meta, 'e', format('%.0f', epoch), 's', format('%.0f', seq), 't', format('%.0f', stamp),
     'i', server)
   if logging then
-    redis.pcall('PUBLISH', channel, position()) -- a user who may not publish is heard of later
+    -- Few news travel with the bell, and save its hearers the way to the log; of many it only says "look".
+    local told = news_bytes <= NEWS_BYTES and table.concat(news) or ''
+    redis.pcall('PUBLISH', channel, told) -- a user who may not publish is heard of later
   end
 end
 return { position(), swept, replies }
