@@ -40,7 +40,14 @@ def conformance(session: nox.Session, backend: str) -> None:
     """The compliance suite against one backend, which must be there: a skip is a failure."""
     install(session, *INSTALL)
     session.run(
-        "python", "-m", "pytest", "tests/conformance", "-k", backend, *session.posargs, env={"MOTIA_REQUIRE": SERVERS.get(backend, backend)}
+        "python",
+        "-m",
+        "pytest",
+        "tests/conformance",
+        "-k",
+        backend,
+        *session.posargs,
+        env={"MOTIA_REQUIRE": SERVERS.get(backend, backend)},
     )
 
 

@@ -16,7 +16,9 @@ from motia_core.cli.output import run, say
 from motia_core.config import Settings
 from motia_core.errors import ConfigError
 
-migrate_app = typer.Typer(help="Print or apply what the project's storages need in their databases.", no_args_is_help=True)
+migrate_app = typer.Typer(
+    help="Print or apply what the project's storages need in their databases.", no_args_is_help=True
+)
 
 Storages = Annotated[
     list[str] | None, typer.Option("--storage", "-s", help="A [storage.NAME]; may be given again.", show_default="all")

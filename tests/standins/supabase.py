@@ -74,7 +74,15 @@ class Supabase:
             ],
             lifespan=self._lifespan,
         )
-        config = uvicorn.Config(app, host="127.0.0.1", port=self.port, log_level="error", ws="websockets-sansio", loop="asyncio", timeout_graceful_shutdown=3)
+        config = uvicorn.Config(
+            app,
+            host="127.0.0.1",
+            port=self.port,
+            log_level="error",
+            ws="websockets-sansio",
+            loop="asyncio",
+            timeout_graceful_shutdown=3,
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, name="supabase-stand-in", daemon=True)
         self._thread.start()
@@ -106,7 +114,7 @@ class Supabase:
 
         async def abort() -> None:
             for connection in list(connections):
-                connection.transport.abort()  # type: ignore[union-attr]
+                connection.transport.abort()
 
         asyncio.run_coroutine_threadsafe(abort(), self._loop).result(10)
 
@@ -179,7 +187,8 @@ class Supabase:
         if known is None or set(known) != names:
             rows = await connection.fetch(
                 "SELECT p.proargnames AS names, ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) AS t) AS types"
-                " FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace WHERE n.nspname = $1 AND p.proname = $2",
+                " FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace"
+                " WHERE n.nspname = $1 AND p.proname = $2",
                 schema,
                 function,
             )
@@ -202,7 +211,8 @@ class Supabase:
             while True:
                 message = json.loads(await socket.receive_text())
                 topic, event, ref = message["topic"], message["event"], message.get("ref")
-                status, response = "ok", {}
+                status: str = "ok"
+                response: dict[str, Any] = {}
                 if event == "phx_join":
                     response = {"postgres_changes": []}
                     if message["payload"]["config"].get("private"):
@@ -212,7 +222,12 @@ class Supabase:
                             allowed = False
                         status = "ok" if allowed else "error"
                         response = response if allowed else {"reason": "Unauthorized"}
-                reply = {"topic": topic, "event": "phx_reply", "ref": ref, "payload": {"status": status, "response": response}}
+                reply = {
+                    "topic": topic,
+                    "event": "phx_reply",
+                    "ref": ref,
+                    "payload": {"status": status, "response": response},
+                }
                 await socket.send_text(json.dumps(reply))
                 if event == "phx_join" and status == "ok":
                     self.joined.add((socket, topic))

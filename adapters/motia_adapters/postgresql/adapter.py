@@ -68,7 +68,7 @@ class PostgresqlAdapter(Adapter):
         return MAPPED if self.mapped is not None and not stream.hidden else MANAGED
 
     async def open(self) -> None:
-        """Connect. Raises `BackendUnavailable`, or `BackendError` with the remedy for a database without our objects."""
+        """Connect. Raises `BackendUnavailable`, or `BackendError` for a database without our objects."""
         async with self._changing:
             if self.database.is_open:
                 return
@@ -114,7 +114,9 @@ class PostgresqlAdapter(Adapter):
         self._name, self._table = known_table(self.database.name, mapped, found)
         count = await self.database.rpc("unusable", p_schema=schema, p_table=name)
         if count:
-            _log.warning("%s: %s", self.database.name, unusable(mapped.table, count, (mapped.group_field, mapped.id_field)))
+            _log.warning(
+                "%s: %s", self.database.name, unusable(mapped.table, count, (mapped.group_field, mapped.id_field))
+            )
 
     async def close(self) -> None:
         """Finish what was asked for, end watches and connections."""
@@ -270,5 +272,7 @@ def known_table(who: str, mapped: MappedOptions, found: Any) -> tuple[str, Table
     if rest is not None and (table.rest is None or not table.rest.is_json):
         columns = ", ".join(repr(column["name"]) for column in found["columns"])
         problem = "has no column" if table.rest is None else f"cannot have a {table.rest.type} column"
-        raise ConfigError(f"{who}: table {mapped.table!r} {problem} {rest!r} as rest_field: a json or jsonb one; it has {columns}")
+        raise ConfigError(
+            f"{who}: table {mapped.table!r} {problem} {rest!r} as rest_field: a json or jsonb one; it has {columns}"
+        )
     return found["stream"], table

@@ -105,7 +105,9 @@ class Bells:
             for namespace, names in by_namespace.items():
                 try:
                     heads = await self._database.rpc(
-                        "row_heads" if namespace == "*" else "heads", p_namespace=namespace, p_streams=orjson.dumps(names).decode()
+                        "row_heads" if namespace == "*" else "heads",
+                        p_namespace=namespace,
+                        p_streams=orjson.dumps(names).decode(),
                     )
                     self._compare(namespace, names, heads)
                 except MotiaError as error:

@@ -33,7 +33,9 @@ def literal(text: str) -> str:
     return f" E'{escaped.replace(chr(92), chr(92) * 2)}'" if "\\" in text else f"'{escaped}'"
 
 
-def migrations(schema: str = "motia", *, supabase: bool = False, mapped: MappedOptions | None = None) -> list[Migration]:
+def migrations(
+    schema: str = "motia", *, supabase: bool = False, mapped: MappedOptions | None = None
+) -> list[Migration]:
     """What a storage needs, in order: the files, for objects in ``schema``, and the mapping of a table.
 
     ``supabase``: with what only Supabase needs.

@@ -125,10 +125,7 @@ class Reads:
     def _change(self, row: Sequence[Any]) -> Change:
         epoch, seq, ts, type, group, id, raw, event = row
         position = Place(epoch, seq).position
-        if raw is None or type == "event":
-            json = None if raw is None else raw.encode()
-        else:
-            json = self.json(group, id, raw)
+        json = None if raw is None else raw.encode() if type == "event" else self.json(group, id, raw)
         version = None if type == "event" else position
         return Change(type, self._shown, group, id, json, ts / 1000, version, position, event)
 

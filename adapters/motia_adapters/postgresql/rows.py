@@ -117,7 +117,7 @@ class RowWriter(Writer):
     async def refused(self, unit: Unit, reply: Mapping[str, Any], again: list[Unit]) -> None:
         """The table refuses the unit, or another writer was faster than it."""
         if "x" in reply:
-            at, code, message, column = reply["x"]
+            _, code, message, column = reply["x"]
             self.fail(unit, _refusal(self._table.shown, code, message, column))
             return
         key: Key = tuple(reply["w"])

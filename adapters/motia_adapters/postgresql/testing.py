@@ -48,8 +48,7 @@ class Psql:
         async with self.connection() as connection:
             if arguments:
                 return await connection.fetchval(sql, *arguments)
-            rows = await connection.execute(sql)
-            return rows
+            return await connection.execute(sql)
 
     async def value(self, sql: str, *arguments: Any) -> Any:
         """The first value of a query's answer."""

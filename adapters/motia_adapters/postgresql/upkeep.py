@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import orjson
 
@@ -58,7 +59,7 @@ class Upkeep:
 
     async def _look_after(self, namespace: str, streams: dict[str, bool]) -> None:
         count, age = self._retention.count, self._retention.age
-        keep = {"p_count": count, "p_age": None if age is None else round(age * 1_000_000)}
+        keep: dict[str, Any] = {"p_count": count, "p_age": None if age is None else round(age * 1_000_000)}
         names = orjson.dumps(list(streams)).decode()
         for name, sweep, trim in await self._database.rpc("due", p_namespace=namespace, p_streams=names, **keep):
             if sweep:

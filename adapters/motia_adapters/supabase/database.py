@@ -160,4 +160,3 @@ class SupabaseDatabase(Database):
     async def diagnose(self) -> list[Finding]:
         """Whether Realtime lets us in."""
         return []
-

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+
 from motia_core.testing.servers import PostgreSQL, Server, start_or_skip
 
 

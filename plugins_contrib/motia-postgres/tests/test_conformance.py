@@ -10,13 +10,13 @@ import pytest
 from motia_adapters.postgresql.adapter import PostgresqlAdapter
 from motia_adapters.postgresql.options import MappedOptions
 from motia_adapters.postgresql.testing import MappedHarness, PostgresqlHarness
+from motia_postgres.adapter import PostgresAdapter
+from motia_postgres.options import PostgresOptions, options_from_url
+
 from motia_core.adapter import Adapter, StorageSettings
 from motia_core.testing import *  # noqa: F403 (the test classes, and the fixture `world`)
 from motia_core.testing import Harness
 from motia_core.testing.servers import Server
-
-from motia_postgres.adapter import PostgresAdapter
-from motia_postgres.options import PostgresOptions, options_from_url
 
 
 def build(settings: StorageSettings, url: str, mapped: MappedOptions | None = None) -> PostgresAdapter:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from motia_adapters.postgresql.adapter import PostgresqlAdapter
-from motia_core.adapter import StorageSettings
 
+from motia_core.adapter import StorageSettings
 from motia_postgres.database import AsyncpgDatabase
 from motia_postgres.options import PostgresOptions
 

@@ -14,8 +14,8 @@ from motia_adapters.postgresql.database import Database
 from motia_adapters.postgresql.diagnosis import diagnose
 from motia_adapters.postgresql.failures import Trouble
 from motia_adapters.postgresql.migrations import apply, quoted
-from motia_core.adapter import Finding, Migration
 
+from motia_core.adapter import Finding, Migration
 from motia_postgres.options import PostgresOptions
 
 CHANNEL = "motia"
@@ -202,4 +202,3 @@ class AsyncpgDatabase(Database):
         assert self._pool is not None
         async with self._pool.connection() as connection:
             return await diagnose(connection.fetchval, self.schema)
-

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from motia_adapters.postgresql.capabilities import MANAGED, MAPPED
+
 from motia_core.adapter import Adapter, AdapterPlugin, StorageSettings
 from motia_core.hookspecs import hookimpl
-
 from motia_postgres.options import PostgresOptions, options_from_url
 
 
