@@ -186,7 +186,8 @@ class Supabase:
         known = self._types.get((schema, function))
         if known is None or set(known) != names:
             rows = await connection.fetch(
-                "SELECT p.proargnames AS names, ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) AS t) AS types"
+                "SELECT p.proargnames AS names,"
+                " ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) AS t) AS types"
                 " FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace"
                 " WHERE n.nspname = $1 AND p.proname = $2",
                 schema,

@@ -73,14 +73,29 @@ class Node:
             await self._link.end()
             self._link = None
 
+    async def dial(self) -> Link:
+        """A connection that is logged in and nobody else's. Raises as `link` does, but takes any server."""
+        link, _ = await self._dial()
+        return link
+
     async def _connect(self) -> Link:
+        link, (*_, info) = await self._dial(*(("SCRIPT", "LOAD", script.source) for script in scripts.ALL), ("INFO",))
+        facts = parse_info(info)
+        try:
+            self._judge(facts)
+        except BaseException:
+            link.abort("refused")
+            raise
+        self.facts, self.run_id, self._link = facts, facts.get("run_id", ""), link
+        return link
+
+    async def _dial(self, *commands: tuple[Argument, ...]) -> tuple[Link, list[Any]]:
+        """A connection that is logged in, and the replies to what else is sent at once."""
         link = await self._open()
         try:
             async with asyncio.timeout(self._timeout):
-                sent = [link.send(*command) for command in self._greeting()]
-                sent += [link.send("SCRIPT", "LOAD", script.source) for script in scripts.ALL]
-                sent.append(link.send("INFO"))
-                *_, info = [await reply for reply in sent]
+                sent = [link.send(*command) for command in (*self._greeting(), *commands)]
+                return link, [await reply for reply in sent]
         except (Lost, TimeoutError) as error:
             link.abort("no reply")
             raise unreachable(error, self.address, "connect") from error
@@ -90,14 +105,6 @@ class Node:
         except BaseException:
             link.abort("not connected")
             raise
-        facts = parse_info(info)
-        try:
-            self._judge(facts)
-        except BaseException:
-            link.abort("refused")
-            raise
-        self.facts, self.run_id, self._link = facts, facts.get("run_id", ""), link
-        return link
 
     async def _open(self, hear: Callable[[Any], None] | None = None, lost: Callable[[], None] | None = None) -> Link:
         loop = asyncio.get_running_loop()
