@@ -245,8 +245,9 @@ class Supabase:
                 connection = await asyncpg.connect(self.database_url)
                 try:
                     await connection.add_listener("standin_realtime", self._send)
-                    while not connection.is_closed():
-                        await asyncio.sleep(0.05)
+                    ended = asyncio.Event()
+                    connection.add_termination_listener(lambda _, ended=ended: ended.set())
+                    await ended.wait()
                 finally:
                     connection.terminate()
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):

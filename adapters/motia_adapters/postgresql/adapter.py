@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from motia_adapters.postgresql.bells import Bells, rung
 from motia_adapters.postgresql.capabilities import MANAGED, MAPPED
 from motia_adapters.postgresql.database import Database
+from motia_adapters.postgresql.diagnosis import diagnose, diagnose_table
 from motia_adapters.postgresql.failures import MIGRATE, closed
 from motia_adapters.postgresql.migrations import VERSION, migrations
 from motia_adapters.postgresql.options import MappedOptions
@@ -210,7 +211,14 @@ class PostgresqlAdapter(Adapter):
         """The server and the way to it."""
         if not self.database.is_open:
             raise closed(self.database.name, self.address)
-        return await self.database.diagnose()
+        facts = await self.database.rpc("facts")
+        findings = diagnose(facts, timeout=self.settings.timeout, supabase=self.supabase)
+        if self.mapped is not None:
+            schema, name = self.mapped.place
+            found = await self.database.rpc("mapped", p_schema=schema, p_table=name)
+            count = await self.database.rpc("unusable", p_schema=schema, p_table=name)
+            findings += diagnose_table(self.mapped, found, count)
+        return findings + await self.database.diagnose()
 
     def opened(self, stream: StreamSpec) -> Opened:
         """What belongs to a stream. Raises `BackendUnavailable` while closed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, ClassVar
 
 from motia_adapters.postgresql.failures import Trouble, closed, failure
@@ -71,8 +72,21 @@ class Database(ABC):
         """
 
     async def diagnose(self) -> list[Finding]:
-        """What ``doctor`` says about this way to the database."""
-        return []
+        """Whether news comes in: what ``doctor`` says about this way to the database."""
+        try:
+            async with asyncio.timeout(self.timeout), aclosing(self.wakeups()) as news:
+                async for heard in news:
+                    if heard is None:
+                        return [Finding("ok", "news comes in at once")]
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+        else:
+            reason = "the connection was refused"
+        return [self.deaf(reason)]
+
+    def deaf(self, reason: str) -> Finding:
+        """What ``doctor`` says where no news comes in."""
+        return Finding("warning", f"no news comes in ({reason}): readers look four times a second")
 
     async def rpc(self, function: str, *, writes: bool = False, **arguments: Any) -> Any:
         """Call a function within the timeout. Raises this project's errors; a write that was cut

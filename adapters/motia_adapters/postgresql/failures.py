@@ -26,6 +26,10 @@ class Trouble:
     detail: str = ""
 
 
+class Raced(BackendUnavailable):
+    """Other transactions were in the way (a deadlock, mostly); nothing was written, so that it may be tried again."""
+
+
 _UNAVAILABLE = {
     "57014": "the statement was cancelled, by statement_timeout or by hand; nothing was written. Raise timeout,"
     " or look for long transactions in pg_stat_activity",
@@ -60,6 +64,7 @@ _REFUSED = {
     "PGRST302": "a key is needed: take the current service key",
     "PGRST303": "the key has expired, or its claims are not valid: take the current service key",
 }
+_RACED = ("40001", "40P01")
 _UNFIT = ("22P05", "22021")  # text that PostgreSQL cannot hold
 
 
@@ -75,6 +80,8 @@ def failure(trouble: Trouble, who: str, address: str, doing: str, *, writes: boo
         error = BackendUnavailable(at)
     elif trouble.code in _UNFIT:
         error = InvalidValue(f"{who}: PostgreSQL cannot hold this text (U+0000): {trouble.message}")
+    elif trouble.code in _RACED:
+        error = Raced(f"{at} ({_UNAVAILABLE[trouble.code]})")
     elif trouble.code in _UNAVAILABLE or trouble.code[:2] in ("53", "08"):
         remedy = _UNAVAILABLE.get(trouble.code)
         error = BackendUnavailable(at + (f" ({remedy})" if remedy else ""))

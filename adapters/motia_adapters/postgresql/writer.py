@@ -12,7 +12,7 @@ import orjson
 
 from motia_adapters.postgresql.capabilities import UPDATE_ATTEMPTS
 from motia_adapters.postgresql.database import Database
-from motia_adapters.postgresql.failures import closed
+from motia_adapters.postgresql.failures import Raced, closed
 from motia_adapters.postgresql.places import Place
 from motia_adapters.postgresql.units import NOTHING, Key, Known, State, Unit, compose, results_of, spell_json, state_at
 from motia_core.adapter import StorageSettings
@@ -25,6 +25,8 @@ MAX_BYTES = 2 * 2**20
 """Bytes of new values after which a call takes no more."""
 READ_STATES = 50
 """Items whose state is read at once."""
+RACES = 10
+"""Attempts of a call that a deadlock with other programs has undone."""
 _PAUSE = 0.001  # seconds that the winner of a race waits, for each race of late
 _MOST_RACES = 20.0
 
@@ -151,6 +153,14 @@ class Writer:
             self._races = min(_MOST_RACES, self._races + 1)
 
     async def _ask(self, units: str) -> Any:
+        for attempt in range(1, RACES):
+            try:
+                return await self._call(units)
+            except Raced:
+                await asyncio.sleep(random.uniform(0, 0.01 * attempt))
+        return await self._call(units)
+
+    async def _call(self, units: str) -> Any:
         return await self._database.rpc(
             self.function,
             writes=True,

@@ -159,4 +159,11 @@ class SupabaseDatabase(Database):
 
     async def diagnose(self) -> list[Finding]:
         """Whether Realtime lets us in."""
-        return []
+        if not self.listening:
+            return [Finding("ok", "realtime = false: readers look four times a second")]
+        return await super().diagnose()
+
+    def deaf(self, reason: str) -> Finding:
+        """The key, mostly, or Realtime is off."""
+        remedy = "is Realtime enabled, and is service_key the service role's? realtime = false turns it off on purpose"
+        return Finding("warning", f"Realtime does not let us in ({reason}): readers look four times a second", remedy)

@@ -618,6 +618,33 @@ BEGIN
     RETURN ('[' || array_to_string(v_out, ',') || ']')::json;
 END $$;
 
+CREATE FUNCTION motia.facts() RETURNS json
+-- What `motia-core doctor` looks at.
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+    SELECT json_build_object(
+        'version', current_setting('server_version'),
+        'number', current_setting('server_version_num')::integer,
+        'replica', pg_is_in_recovery(),
+        'synchronous_commit', current_setting('synchronous_commit'),
+        'fsync', current_setting('fsync'),
+        'statement_timeout', (SELECT setting::bigint FROM pg_settings WHERE name = 'statement_timeout'),
+        'longest_transaction', (SELECT round(extract(epoch FROM max(now() - xact_start))) FROM pg_stat_activity
+                                WHERE pid <> pg_backend_pid() AND xact_start IS NOT NULL AND backend_type = 'client backend'),
+        'migrations', (SELECT json_agg(name ORDER BY name) FROM motia.migration),
+        'realtime', to_regprocedure('realtime.send(jsonb,text,text,boolean)') IS NOT NULL,
+        'publication', EXISTS (SELECT FROM pg_publication WHERE pubname LIKE 'supabase\_realtime%'),
+        'row_security', (SELECT bool_and(relrowsecurity) FROM pg_class WHERE relnamespace = 'motia'::regnamespace AND relkind = 'r'),
+        'policies', (SELECT count(*) FROM pg_policy WHERE polrelid IN ('motia.item'::regclass, 'motia.log'::regclass)),
+        'log_policies', (SELECT count(*) FROM pg_policy WHERE polrelid = 'motia.log'::regclass),
+        'open_to_anon', coalesce((SELECT bool_or(has_function_privilege(r.oid, p.oid, 'EXECUTE')) FROM pg_roles AS r, pg_proc AS p
+                         WHERE r.rolname = 'anon' AND p.oid = 'motia.write(text,text,boolean,text)'::regprocedure), false),
+        'tables', (SELECT coalesce(json_agg(json_build_object('table', m.tbl, 'captured', motia.captured(m.relid, m.stream),
+                        'exists', EXISTS (SELECT FROM pg_class WHERE oid = m.relid),
+                        'pending', (SELECT count(*) FROM motia.inbox AS i WHERE i.stream = m.stream)) ORDER BY m.tbl), '[]')
+                   FROM motia.mapping AS m)
+    )
+$$;
+
 CREATE FUNCTION motia.readable_rows(p_schema text, p_table text, p_group text, p_id text) RETURNS json
 -- Whether the caller's own rights (grants and row level security of the table) show anything of a group, or the row.
 LANGUAGE plpgsql STABLE SECURITY INVOKER SET search_path = motia, pg_temp AS $$

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, ClassVar
 
 import asyncpg
 import orjson
 from motia_adapters.postgresql.database import Database
-from motia_adapters.postgresql.diagnosis import diagnose
 from motia_adapters.postgresql.failures import Trouble
 from motia_adapters.postgresql.migrations import apply, quoted
 
@@ -198,7 +198,29 @@ class AsyncpgDatabase(Database):
             await connection.close()
 
     async def diagnose(self) -> list[Finding]:
-        """What the server says of itself, and whether news comes through."""
+        """Whether LISTEN works: behind a transaction pooler it is accepted, and nothing comes."""
+        if self._options.pooler:
+            return [Finding("ok", "pooler = true: readers look four times a second, and nothing listens")]
+        heard = False
+        token = secrets.token_hex(8)
+        try:
+            async with asyncio.timeout(self.timeout), aclosing(self.wakeups()) as news:
+                async for stream in news:
+                    if stream is None:
+                        await self._notify(token)
+                    elif stream == ("doctor", token):
+                        heard = True
+                        break
+        except Exception as error:
+            return [self.deaf(str(error) or type(error).__name__)]
+        return [Finding("ok", "LISTEN works: news comes in at once")] if heard else [self.deaf("LISTEN is silent")]
+
+    def deaf(self, reason: str) -> Finding:
+        """A pooler is the usual reason."""
+        remedy = "transaction poolers break LISTEN: connect past it (Supabase: port 5432), or set pooler = true"
+        return Finding("warning", f"no news comes in ({reason}): readers look four times a second", remedy)
+
+    async def _notify(self, token: str) -> None:
         assert self._pool is not None
         async with self._pool.connection() as connection:
-            return await diagnose(connection.fetchval, self.schema)
+            await connection.fetchval("SELECT pg_notify($1, $2)", CHANNEL, orjson.dumps(["doctor", token]).decode())
