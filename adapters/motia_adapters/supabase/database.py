@@ -23,9 +23,15 @@ TOPIC = "motia"
 """The private channel on which `motia.wake` broadcasts."""
 _CONNECTIONS = 20
 _JOINING = 10.0  # seconds until a channel that does not come up is given up
-_ALIVE = 5.0  # seconds between two looks whether the connection is there
+_ALIVE = 1.0  # seconds between two looks whether the connection is there
 _ENDED = "ended"
 _GATEWAY = (502, 503, 504)
+
+
+def _listens(socket: AsyncRealtimeClient) -> bool:
+    """Whether anything can come in: a listener that died on an error leaves the client "connected"."""
+    listener = getattr(socket, "_listen_task", None)
+    return socket.is_connected and not (isinstance(listener, asyncio.Task) and listener.done())
 
 
 class SupabaseDatabase(Database):
@@ -118,7 +124,7 @@ class SupabaseDatabase(Database):
         try:
             async with asyncio.timeout(_JOINING):
                 await channel.subscribe(state)
-            while socket.is_connected:
+            while _listens(socket):
                 try:
                     async with asyncio.timeout(_ALIVE):
                         heard = await news.get()

@@ -77,7 +77,7 @@ CREATE VIEW motia.items AS               -- for people
     FROM motia.item AS i JOIN motia.stream AS s ON s.id = i.stream;
 
 CREATE FUNCTION motia.version() RETURNS json
-LANGUAGE sql STABLE AS $$ SELECT '1'::json $$;
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$ SELECT '1'::json $$;
 
 CREATE FUNCTION motia.now_us() RETURNS bigint
 LANGUAGE sql VOLATILE AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;

@@ -14,7 +14,7 @@
 
 INSERT INTO motia.migration (name) VALUES ('0002_motia_mapping');
 CREATE OR REPLACE FUNCTION motia.version() RETURNS json
-LANGUAGE sql STABLE AS $$ SELECT '2'::json $$;
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$ SELECT '2'::json $$;
 
 CREATE TABLE motia.mapping (
     stream     integer PRIMARY KEY,
@@ -179,7 +179,7 @@ BEGIN
     IF NOT FOUND THEN
         PERFORM motia.refuse_mapping(v_table, 'does not exist');
     END IF;
-    IF p_schema = 'motia' OR c.relkind <> 'r' OR c.relispartition OR EXISTS (
+    IF c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'motia.item'::regclass) OR c.relkind <> 'r' OR c.relispartition OR EXISTS (
         SELECT FROM pg_inherits WHERE inhparent = c.relid OR inhrelid = c.relid) THEN
         PERFORM motia.refuse_mapping(v_table, 'is no ordinary table of yours (views, partitions and inheritance cannot be mapped)');
     END IF;
@@ -633,7 +633,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
         'migrations', (SELECT json_agg(name ORDER BY name) FROM motia.migration),
         'realtime', to_regprocedure('realtime.send(jsonb,text,text,boolean)') IS NOT NULL,
         'publication', EXISTS (SELECT FROM pg_publication WHERE pubname LIKE 'supabase\_realtime%'),
-        'row_security', (SELECT bool_and(relrowsecurity) FROM pg_class WHERE relnamespace = 'motia'::regnamespace AND relkind = 'r'),
+        'row_security', (SELECT bool_and(relrowsecurity) FROM pg_class WHERE relkind = 'r'
+                         AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'motia.item'::regclass)),
         'policies', (SELECT count(*) FROM pg_policy WHERE polrelid IN ('motia.item'::regclass, 'motia.log'::regclass)),
         'log_policies', (SELECT count(*) FROM pg_policy WHERE polrelid = 'motia.log'::regclass),
         'open_to_anon', coalesce((SELECT bool_or(has_function_privilege(r.oid, p.oid, 'EXECUTE')) FROM pg_roles AS r, pg_proc AS p
