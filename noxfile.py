@@ -147,14 +147,14 @@ def scaffold(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Write the generated pages of the reference."""
-    install(session, "--editable", ".[server]")
+    install(session, "--editable", ".[server]", "--editable", "plugins_contrib/motia-postgres")
     session.run("python", "scripts/generate_docs.py", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Every claim of speed beside its baseline, interleaved; names of rows as arguments."""
-    install(session, "--editable", ".[all]", "jsonschema")
+    install(session, "--editable", ".[all]", "--editable", "plugins_contrib/motia-postgres", "jsonschema")
     if shutil.which("npm"):
         session.run(
             "npm",
