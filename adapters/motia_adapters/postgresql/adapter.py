@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -249,9 +249,8 @@ class PostgresqlAdapter(Adapter):
             stream.log,
         )
 
-    async def _place(self, reads: Reads, read: object) -> str:
-        assert callable(read)
-        place: Place | None = await read()
+    async def _place(self, reads: Reads, read: Callable[[], Awaitable[Place | None]]) -> str:
+        place = await read()
         if place is None:
             await reads.prepare()
             place = await read()

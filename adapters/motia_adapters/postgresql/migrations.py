@@ -41,7 +41,7 @@ def migrations(
     ``supabase``: with what only Supabase needs.
     """
     found: list[Migration] = []
-    for file in sorted(files(__package__).joinpath("sql").iterdir(), key=lambda file: file.name):
+    for file in sorted(files("motia_adapters.postgresql").joinpath("sql").iterdir(), key=lambda file: file.name):
         if _FILE.match(file.name) and (supabase or "supabase" not in file.name):
             text = in_schema(file.read_text(encoding="utf-8"), schema)
             found.append(Migration(file.name.removesuffix(".sql"), text))

@@ -9,7 +9,7 @@ import pytest
 
 from motia_core.errors import BackendError, BackendUnavailable, InvalidValue, OutcomeUnknown
 from motia_core.model import StreamSpec, Write
-from motia_core.testing.proxy import Proxy
+from motia_core.testing.proxy import Mode, Proxy
 from motia_core.testing.servers import free_port
 from tests.adapters.postgresql.conftest import Database
 
@@ -101,8 +101,9 @@ async def test_a_server_that_does_not_answer_fails_calls_in_time(database: Datab
         adapter = database.adapter(database.url.replace(f":{port}", f":{proxy.port}"), timeout=1.0)
         await adapter.open()
         await adapter.prepare(SPEC)
-        for mode in ("hole", "stall"):
-            proxy.mode = mode  # type: ignore[assignment]
+        modes: tuple[Mode, Mode] = ("hole", "stall")
+        for mode in modes:
+            proxy.mode = mode
             before = time.monotonic()
             with pytest.raises(BackendUnavailable, match="no answer within 1 s"):
                 await adapter.get(SPEC, "g", "x")

@@ -225,7 +225,7 @@ async def test_an_update_leaves_untouched_columns_alone(database: Database) -> N
         row = "SELECT (day, weird, made)::text FROM t"
         before = await database.psql.value(row)
         ops = parse([{"type": "increment", "path": "n", "by": 1}])
-        update = Write("update", "a", "b", operations=ops, finish=encode_object)  # type: ignore[arg-type]
+        update = Write("update", "a", "b", operations=ops, finish=encode_object)
         (result,) = await adapter.write(SPEC, [update])
         assert result is not None
         assert (result.new_value["n"], result.new_value["g"]) == (2, "a")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from functools import partial
+from typing import Any
 
 from motia_core.model import StreamSpec, Write
 from motia_core.testing.harness import Reader, eventually
@@ -61,7 +63,7 @@ async def test_a_write_wakes_readers_up_before_they_would_have_looked(project: P
         began = time.monotonic()
         for number in range(60):
             await writer.write(SPEC, [Write("set", "g", f"{number}", b"{}")])
-            await reader.until(lambda batches, n=number: any(c.id == f"{n}" for b in batches for c in b.changes))
+            await reader.until(partial(_has, f"{number}"))
         assert time.monotonic() - began < 30  # by looking alone it takes a second each
         await reader.stop()
 
@@ -77,3 +79,7 @@ async def test_a_write_does_not_fail_when_the_database_has_no_realtime(project: 
         finally:
             await project.psql.run("ALTER FUNCTION realtime.sent RENAME TO send")
         assert await adapter.get(SPEC, "g", "x") is not None
+
+
+def _has(id: str, batches: list[Any]) -> bool:
+    return any(change.id == id for batch in batches for change in batch.changes)
