@@ -298,11 +298,15 @@ class Firestore(Server):
 
 
 class PostgreSQL(Server):
-    """PostgreSQL with logical decoding; run as another user where we are root."""
+    """PostgreSQL with logical decoding; run as another user where we are root. ``arguments`` are its own."""
 
     name = "postgres"
     image = "postgres:15"
     inner_port = 5432
+
+    def __init__(self, *arguments: str) -> None:
+        super().__init__()
+        self._arguments = arguments
 
     def _url(self) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
@@ -313,7 +317,7 @@ class PostgreSQL(Server):
 
     def _command(self) -> Sequence[str]:
         return [self._program("postgres"), "-D", str(self.folder / "data"), "-p", str(self.port),
-                "-h", "127.0.0.1", "-k", str(self.folder), "-c", "wal_level=logical"]  # fmt: skip
+                "-h", "127.0.0.1", "-k", str(self.folder), "-c", "wal_level=logical", *self._arguments]  # fmt: skip
 
     def _as_user(self) -> dict[str, Any]:
         if os.geteuid() != 0:

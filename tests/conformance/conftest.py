@@ -23,7 +23,12 @@ BACKENDS: list[Any] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped, Redis, R
 BACKENDS += [Postgres, PostgresMapped, SupabaseManaged, SupabaseDeaf, SupabaseMapped]
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
+LONG = [SupabaseMapped]
+"""What `nox -s chaos` alone runs: the same mapping as of "postgres-mapped", by a slower way."""
+PARAMETERS = [pytest.param(one, id=one.name, marks=[pytest.mark.chaos] if one in LONG else []) for one in BACKENDS]
+
+
+@pytest.fixture(params=PARAMETERS)
 async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Harness, None]:
     harness = request.param(tmp_path)
     await harness.start()

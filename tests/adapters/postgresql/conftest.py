@@ -25,7 +25,7 @@ DATABASES: list[str] = []
 @pytest.fixture(scope="session")
 def server() -> Iterator[PostgreSQL]:
     """A server for all tests of this folder that run in this process."""
-    server = PostgreSQL()
+    server = PostgreSQL("-c", "fsync=off")  # a database for each test: nothing here loses its power
     asyncio.run(start_or_skip(server))
     yield server
     asyncio.run(server.stop())

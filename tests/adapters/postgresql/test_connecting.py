@@ -157,7 +157,7 @@ async def test_nothing_listens_and_all_is_seen_through_a_pooler(database: Databa
 async def test_doctor_says_what_will_hurt(database: Database) -> None:
     async with database.opened() as adapter:
         well = await adapter.diagnose()
-        assert {finding.level for finding in well} == {"ok"}, well
+        assert [finding.message[:12] for finding in well if finding.level != "ok"] == ["fsync is off"], well
         assert any("LISTEN works" in finding.message for finding in well)
     name = database.url.rsplit("/", 1)[1]
     await database.psql.run(f"ALTER DATABASE {name} SET synchronous_commit = off")

@@ -42,7 +42,7 @@ class Project:
 @pytest.fixture(scope="session")
 def project() -> Iterator[Project]:
     """One project for all tests of this folder that run in this process."""
-    server = PostgreSQL()
+    server = PostgreSQL("-c", "fsync=off")
     asyncio.run(start_or_skip(server))
     psql = Psql(server.url)
 
