@@ -82,8 +82,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$ SELE
 CREATE FUNCTION motia.now_us() RETURNS bigint
 LANGUAGE sql VOLATILE AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 
+-- Functions that only others call run with the rights and settings of those: that is what they cost least with.
+
 CREATE FUNCTION motia.epoch() RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     -- The file of the log changes with TRUNCATE and with a restore of the table.
     v_identity constant text := extract(epoch FROM pg_postmaster_start_time())::text || '/'
@@ -130,7 +132,7 @@ END $$;
 
 CREATE FUNCTION motia.locked(p_namespace text, p_stream text) RETURNS motia.stream
 -- The stream, made if need be, with its lock held until the transaction ends.
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     s motia.stream;
     v_epoch bigint;
@@ -145,7 +147,7 @@ BEGIN
             VALUES (p_namespace, p_stream, v_epoch, v_now, v_now) ON CONFLICT DO NOTHING;
         SELECT * INTO STRICT s FROM motia.stream WHERE namespace = p_namespace AND name = p_stream;
     END IF;
-    PERFORM pg_advisory_xact_lock(('motia.stream'::regclass::oid::bigint << 32) | s.id);
+    PERFORM pg_advisory_xact_lock(1836020841, s.id);  -- "moti"
     RETURN s;
 END $$;
 
@@ -191,8 +193,10 @@ BEGIN
     s := motia.locked(p_namespace, p_stream);
     v_epoch := motia.epoch();
     IF p_logged THEN
-        SELECT * INTO STRICT s FROM motia.stream WHERE id = s.id;
-        SELECT t.seq, t.ts INTO v_seq, v_ts FROM motia.tail(s) AS t;
+        SELECT l.seq, l.ts INTO v_seq, v_ts FROM motia.log AS l WHERE l.stream = s.id ORDER BY l.seq DESC LIMIT 1;
+        IF NOT FOUND THEN
+            SELECT floor_seq, floor_ts INTO STRICT v_seq, v_ts FROM motia.stream WHERE id = s.id;
+        END IF;
     ELSE
         v_ts := 0;
     END IF;
@@ -363,21 +367,27 @@ END $$;
 
 CREATE FUNCTION motia.get(p_namespace text, p_stream text, p_group text, p_id text) RETURNS json
 -- [id, value, epoch, seq, whether it expires], or null.
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
-    SELECT json_build_array(i.id, i.value::text, i.epoch, i.seq, i.expires IS NOT NULL)
-    FROM motia.stream AS s JOIN motia.item AS i ON i.stream = s.id AND i.grp = p_group AND i.id = p_id
-    WHERE s.namespace = p_namespace AND s.name = p_stream AND (i.expires IS NULL OR i.expires > motia.now_us())
-$$;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+BEGIN
+    RETURN (
+        SELECT json_build_array(i.id, i.value::text, i.epoch, i.seq, i.expires IS NOT NULL)
+        FROM motia.stream AS s JOIN motia.item AS i ON i.stream = s.id AND i.grp = p_group AND i.id = p_id
+        WHERE s.namespace = p_namespace AND s.name = p_stream AND (i.expires IS NULL OR i.expires > motia.now_us())
+    );
+END $$;
 
 CREATE FUNCTION motia.list(p_namespace text, p_stream text, p_group text, p_after text, p_limit integer) RETURNS json
 -- Items as in motia.get, by the bytes of their ids, after p_after.
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
-    SELECT coalesce(json_agg(json_build_array(id, value::text, epoch, seq, expires IS NOT NULL) ORDER BY id), '[]')
-    FROM (SELECT i.* FROM motia.stream AS s JOIN motia.item AS i ON i.stream = s.id AND i.grp = p_group
-          WHERE s.namespace = p_namespace AND s.name = p_stream AND i.id > p_after
-            AND (i.expires IS NULL OR i.expires > motia.now_us())
-          ORDER BY i.id LIMIT p_limit) AS page
-$$;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+BEGIN
+    RETURN (
+        SELECT coalesce(json_agg(json_build_array(id, value::text, epoch, seq, expires IS NOT NULL) ORDER BY id), '[]')
+        FROM (SELECT i.* FROM motia.stream AS s JOIN motia.item AS i ON i.stream = s.id AND i.grp = p_group
+              WHERE s.namespace = p_namespace AND s.name = p_stream AND i.id > p_after
+                AND (i.expires IS NULL OR i.expires > motia.now_us())
+              ORDER BY i.id LIMIT p_limit) AS page
+    );
+END $$;
 
 CREATE FUNCTION motia.groups(p_namespace text, p_stream text, p_after text, p_limit integer) RETURNS json
 -- Groups that have items, by their bytes, after p_after; the index is asked once for each.

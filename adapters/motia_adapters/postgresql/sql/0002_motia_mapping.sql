@@ -319,7 +319,7 @@ END $$;
 
 CREATE FUNCTION motia.gather(p_namespace text, p_stream text) RETURNS motia.stream
 -- Have every change that is visible now in the log; no row if the table is not mapped, or gone.
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     s motia.stream;
 BEGIN
