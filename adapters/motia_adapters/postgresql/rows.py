@@ -13,7 +13,7 @@ from motia_adapters.postgresql.units import NOTHING, Key, State, Unit, state_at
 from motia_adapters.postgresql.writer import Writer
 from motia_core.adapter import StorageSettings
 from motia_core.errors import BackendError, Conflict, InvalidValue, MotiaError
-from motia_core.model import ABSENT, Item, Snapshot, StreamSpec, Write, WriteResult
+from motia_core.model import Item, Snapshot, StreamSpec, Write, WriteResult
 from motia_core.values import decode
 
 OWNER = "*"
@@ -147,6 +147,3 @@ def _refusal(table: str, code: str, message: str, column: str) -> MotiaError:
     if code[:2] in ("22", "23", "44", "P0") or code in ("MO001", "428C9"):
         return InvalidValue(f"table {table!r} refuses it: {message} [{code}]", path=step(column) if column else "$")
     return BackendError(f"cannot write to table {table!r}: {message} [{code}]")
-
-
-__all__ = ["ABSENT", "OWNER", "RowReads", "RowWriter"]

@@ -181,7 +181,7 @@ class MappedHarness(PostgresqlHarness):
             await self.prepare(StorageSettings("default", namespace=name.removeprefix("orders_")))
 
     def make(self, settings: StorageSettings) -> Adapter:
-        """The table is made in a thread of its own: this is no coroutine."""
+        """An adapter that makes the table, and maps it, before it first connects."""
         adapter = self.build(settings, self.options(settings))
         self.adapters.append(adapter)
         connect = adapter.connect
