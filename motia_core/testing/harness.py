@@ -92,6 +92,10 @@ class Harness(ABC):
         """Break every connection that an adapter has to the store, without a word; new ones can be made."""
         raise Cannot("connections to this store cannot be broken by its harness")
 
+    def away(self) -> AbstractAsyncContextManager[None]:
+        """Take the store away, as a server that is down or does not answer, until the block ends; it keeps its data."""
+        raise Cannot("this store cannot be taken away by its harness")
+
     def hold(self, settings: StorageSettings, stream: StreamSpec) -> AbstractAsyncContextManager[None]:
         """Keep a write open that has begun and not committed, until the block ends; then it commits."""
         raise Cannot("nothing can hold a write of this store open")

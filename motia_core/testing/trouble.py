@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from motia_core.errors import BackendError, OutcomeUnknown
+from motia_core.errors import BackendError, BackendUnavailable, OutcomeUnknown
 from motia_core.model import StreamSpec
 from motia_core.streams import Stream
 from motia_core.testing.harness import DEADLINE, Cannot, Reader, World, eventually, read_log
@@ -127,7 +127,7 @@ def _reaches(position: str, seen: list[Any]) -> bool:
 
 
 class Trouble(Suite):
-    """A load through outages (SEMANTICS B1, B3, C6, F2)."""
+    """Outages, under a load and without (SEMANTICS B1, B3, C6, F1, F2)."""
 
     async def test_B1_restarts_under_load_lose_nothing_that_was_acknowledged(self, world: World) -> None:
         docs = await world.stream()
@@ -145,3 +145,45 @@ class Trouble(Suite):
         except Cannot as reason:
             pytest.skip(str(reason))
         assert outcome.wrong == []
+
+    async def test_F1_a_store_that_is_away_fails_in_time_and_comes_back(self, world: World) -> None:
+        """Every call says so by an error of this project that names the store; nothing hangs, and watches heal."""
+        docs = await world.stream()
+        adapter = docs.hub.adapter
+        await docs.set("g", "x", {"n": 1})
+        reader = Reader(docs.watch("g"))
+        await reader.count(1)
+        calls: list[Callable[[], Awaitable[Any]]] = [
+            lambda: docs.get("g", "x"),
+            lambda: docs.list("g"),
+            docs.list_groups,
+            lambda: docs.set("g", "lost", {"n": 2}),
+            lambda: docs.update("g", "x", [{"type": "increment", "path": "n", "by": 0}]),
+            lambda: adapter.snapshot(SPEC, "g", None, limit=None),
+            lambda: adapter.head(SPEC),
+            world.adapter,
+        ]
+        try:
+            async with world.harness.away(), asyncio.timeout(2 * DEADLINE):
+                for call in calls:
+                    with pytest.raises((BackendUnavailable, OutcomeUnknown)) as caught:
+                        await call()
+                    assert adapter.address in str(caught.value), "the error does not say where"
+                errors = await asyncio.gather(*(call() for call in calls), return_exceptions=True)
+                assert {type(error) for error in errors} <= {BackendUnavailable, OutcomeUnknown}
+        except Cannot as reason:
+            await reader.stop()
+            pytest.skip(str(reason))
+
+        async def written() -> bool:
+            try:
+                await docs.set("g", "back", {"n": 3})
+            except BackendError:
+                return False
+            return True
+
+        await eventually(written, "the store to be used again")
+        await reader.until(lambda seen: any(entry.id == "back" for entry in seen))
+        await reader.stop()
+        assert [entry.type for entry in reader.seen].count("sync") == 1
+        assert ((await docs.get("g", "x")) or {})["n"] == 1

@@ -190,6 +190,11 @@ class PostgresqlAdapter(Adapter):
                     await rung(bell, pause)
                     pause = None if pause is None or pause > 1 else pause * 2
 
+    async def begin_history(self, stream: StreamSpec) -> None:
+        """Begin a new history: all positions expire. For rows that were put back by hand into a running server."""
+        reads = self.opened(stream).reads
+        await self.database.rpc("begin_history", writes=True, p_namespace=reads.namespace, p_stream=reads.name)
+
     def migrations(self) -> Sequence[Migration]:
         """The SQL files, and the mapping of the table."""
         return migrations(self.database.schema, supabase=self.supabase, mapped=self.mapped)

@@ -22,7 +22,7 @@ MANAGED = Capabilities(
     ordered_versions=FULL,
     restore_detection=limited(
         "a restart, a failover, a restored data folder, DROP and TRUNCATE are noticed; rows put back by hand into"
-        " tables of a running server are not (call motia.begin_history() then)"
+        " tables of a running server are not (motia-core migrate new-history STREAM then)"
     ),
     durable=limited(
         "what the server's settings keep: synchronous_commit off may lose the last commits in a crash, a failover to an"

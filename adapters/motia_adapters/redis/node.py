@@ -35,10 +35,15 @@ class Node:
         self._link: Link | None = None
         self._connecting: asyncio.Task[Link] | None = None
 
+    @property
+    def connected(self) -> Link | None:
+        """The connection, if it is there."""
+        return self._link if self._link is not None and self._link.closed is None else None
+
     async def link(self) -> Link:
         """The connection. Raises `BackendUnavailable` or `BackendError` within the timeout."""
-        if self._link is not None and self._link.closed is None:
-            return self._link
+        if (link := self.connected) is not None:
+            return link
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.create_task(self._connect(), name="motia-redis-connect")
         # Whoever is cancelled leaves the connection to the others.

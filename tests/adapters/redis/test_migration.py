@@ -164,3 +164,29 @@ async def test_a_store_that_cannot_be_read_says_why(lab: Any, tmp_path: Path) ->
     assert (empty.returncode, "nothing of an older Motia" in empty.stderr) == (0, True)
     wrong = migrate(folder, server.url, "--stream", "x")
     assert (wrong.returncode, "OLD=NEW" in wrong.stderr) == (2, True)
+
+
+async def test_a_new_history_is_begun_by_command(lab: Any, tmp_path: Path) -> None:
+    server = await lab.serve()
+    folder = project(tmp_path, f'url = "{server.url}"')
+    (folder / "motia.toml").write_text(f'[storage]\ndefault = "{server.url}"\nother = "sqlite:///x.db"\n')
+    documents = (folder / "motia/streams/all_stream.py").read_text()
+    mine = 'mine = StreamConfig(name="mine", base_config={"storageType": "other"})\n'
+    (folder / "motia/streams/all_stream.py").write_text(documents + mine)
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-W", "error", "-m", "motia_core.cli", "migrate", "new-history", *arguments]
+        return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+    async with Motia.from_project(folder) as motia:
+        stream = motia.streams["documents"]
+        before = await stream.set("g", "x", {"n": 1})
+        done = command("documents")
+        assert (done.returncode, "has begun a new history" in done.stderr) == (0, True), done
+        watch = stream.watch("g", after=before.position)
+        first = await anext(watch)
+        assert (first.type, first.data) == ("sync", [{"n": 1}])
+        await watch.aclose()
+    refused = command("mine")
+    assert refused.returncode == 1
+    assert "cannot be begun by hand" in refused.stderr

@@ -104,18 +104,6 @@ BEGIN
     RETURN v_epoch;
 END $$;
 
-CREATE FUNCTION motia.begin_history() RETURNS json
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = motia, pg_temp AS $$
--- After rows of these tables were put back by hand into a running server: the next write begins an epoch.
-BEGIN
-    UPDATE motia.server SET identity = '';
-    UPDATE motia.stream SET (floor_epoch, floor_seq, floor_ts) = (t.epoch, t.seq, t.ts)
-        FROM (SELECT x.id, p.* FROM motia.stream AS x, motia.tail(x) AS p) AS t WHERE t.id = motia.stream.id;
-    DELETE FROM motia.log USING motia.stream AS s WHERE s.id = motia.log.stream AND seq <= s.floor_seq;
-    UPDATE motia.stream SET floor_epoch = motia.epoch(), floor_seq = floor_seq + 1, floor_ts = floor_ts + 1;
-    RETURN 'true'::json;
-END $$;
-
 CREATE FUNCTION motia.wake(p_namespace text, p_stream text) RETURNS void
 LANGUAGE sql VOLATILE AS $$ SELECT pg_notify('motia', json_build_array(p_namespace, p_stream)::text) $$;
 
@@ -159,6 +147,24 @@ BEGIN
         PERFORM motia.locked(p_namespace, p_stream);
     END IF;
     RETURN motia.head(p_namespace, p_stream);
+END $$;
+
+CREATE FUNCTION motia.begin_history(p_namespace text, p_stream text) RETURNS json
+-- All positions of a stream expire: after rows of these tables were put back by hand into a running server.
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+DECLARE
+    s motia.stream;
+    t record;
+BEGIN
+    s := motia.locked(p_namespace, p_stream);
+    SELECT * INTO STRICT s FROM motia.stream WHERE id = s.id;
+    t := motia.tail(s);
+    UPDATE motia.server SET identity = '';
+    UPDATE motia.stream SET floor_epoch = motia.epoch(), floor_seq = greatest(t.seq + 1, motia.now_us()),
+                            floor_ts = greatest(t.ts + 1, motia.now_us()) WHERE id = s.id;
+    DELETE FROM motia.log WHERE stream = s.id;
+    PERFORM motia.wake(p_namespace, p_stream);
+    RETURN 'true'::json;
 END $$;
 
 CREATE FUNCTION motia.write(p_namespace text, p_stream text, p_logged boolean, p_units text) RETURNS json
