@@ -114,6 +114,15 @@ class PostgresqlHarness(Harness):
             " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
         )
 
+    @asynccontextmanager
+    async def away(self) -> AsyncGenerator[None, None]:
+        server = self._ours()
+        await server.kill()
+        try:
+            yield
+        finally:
+            await server.start()
+
     async def lose_reply(self) -> None:
         """The next write happens; its answer is lost where the driver hands it over."""
         for adapter in self.adapters:
