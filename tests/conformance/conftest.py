@@ -36,6 +36,14 @@ async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenera
     await harness.stop()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Realtime has no part in one process's random walk: without it that runs with the long tests."""
+    for item in items:
+        if "::TestMachine::" in item.nodeid and f"[{SupabaseDeaf.name}]" in item.nodeid:
+            item.add_marker(pytest.mark.chaos)
+
+
 RESULTS: dict[str, dict[str, dict[str, int]]] = {}
 """Outcomes by backend and clause."""
 

@@ -62,7 +62,9 @@ class SupabaseDatabase(Database):
         """Get ready; the first call connects."""
         # A client of our own: no retries, HTTP/1.1 (a cut request takes no other with it), our timeout.
         self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(self.timeout), limits=httpx.Limits(max_connections=_CONNECTIONS)
+            verify=self.address.startswith("https:"),  # reading all certificates takes a while
+            timeout=httpx.Timeout(self.timeout),
+            limits=httpx.Limits(max_connections=_CONNECTIONS),
         )
         options = AsyncClientOptions(
             schema=self.schema,
