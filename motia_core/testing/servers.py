@@ -358,11 +358,15 @@ class Firestore(Server):
 
 
 class PostgreSQL(Server):
-    """PostgreSQL with logical decoding; run as another user where we are root."""
+    """PostgreSQL with logical decoding; run as another user where we are root. ``arguments`` are its own."""
 
     name = "postgres"
     image = "postgres:15"
     inner_port = 5432
+
+    def __init__(self, *arguments: str) -> None:
+        super().__init__()
+        self._arguments = arguments
 
     def _url(self) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
@@ -373,7 +377,7 @@ class PostgreSQL(Server):
 
     def _command(self) -> Sequence[str]:
         return [self._program("postgres"), "-D", str(self.folder / "data"), "-p", str(self.port),
-                "-h", "127.0.0.1", "-k", str(self.folder), "-c", "wal_level=logical"]  # fmt: skip
+                "-h", "127.0.0.1", "-k", str(self.folder), "-c", "wal_level=logical", *self._arguments]  # fmt: skip
 
     def _as_user(self) -> dict[str, Any]:
         if os.geteuid() != 0:
@@ -404,6 +408,19 @@ class PostgreSQL(Server):
     def _answers(self) -> bool:
         command = [self._program("pg_isready"), "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def _end(self, how: signal.Signals) -> None:
+        """SIGTERM would wait for every client to leave; a killed server's own processes must go, too."""
+        process = self._process
+        children = [] if process is None else children_of(process.pid)
+        super()._end(signal.SIGINT if how == signal.SIGTERM else how)
+        if how == signal.SIGKILL:
+            for child in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            deadline = time.monotonic() + STARTING
+            while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+                time.sleep(0.01)
 
 
 SERVERS: dict[str, type[Server]] = {server.name: server for server in (Redis, Redis62, MongoDB, Firestore, PostgreSQL)}
@@ -459,6 +476,17 @@ def cache_folder() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "motia-core"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started, where the system has a ``/proc``."""
+    found: list[int] = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
 
 
 def docker_answers() -> bool:
