@@ -33,6 +33,7 @@ class Pool:
         self._settings = dict(settings)
         self._free: list[asyncpg.Connection[Any]] = []
         self._turns = asyncio.Semaphore(options.pool_size)
+        self._closed = False
 
     async def connect(self) -> asyncpg.Connection[Any]:
         """A new connection. Raises asyncpg's errors and the system's."""
@@ -60,11 +61,17 @@ class Pool:
             try:
                 yield connection
             except asyncpg.PostgresError:
-                self._free.append(connection)
+                self._give_back(connection)
                 raise
             except BaseException:
                 connection.terminate()
                 raise
+            self._give_back(connection)
+
+    def _give_back(self, connection: asyncpg.Connection[Any]) -> None:
+        if self._closed or connection.is_closed():
+            connection.terminate()  # the pool was closed meanwhile, or the server has ended it
+        else:
             self._free.append(connection)
 
     async def _take(self) -> asyncpg.Connection[Any]:
@@ -72,13 +79,15 @@ class Pool:
             connection = self._free.pop()
             if not connection.is_closed():
                 return connection
+            connection.terminate()
         try:
             return await self.connect()
         except Exception as error:
             raise NotConnected(error) from error
 
     async def close(self) -> None:
-        """Close the connections that are free."""
+        """Close the connections that are free; those in use are closed when their calls end."""
+        self._closed = True
         free, self._free = self._free, []
         for connection in free:
             try:
