@@ -102,6 +102,18 @@ async def test_types_that_json_lacks_are_shown_and_stay_what_they_are(lab: Any) 
     assert (stored["status"], stored["n"], stored["blob"]) == ("paid", 1, b"\x00\x01")
 
 
+async def test_a_changed_long_stays_a_long_also_for_a_validator(lab: Any) -> None:
+    adapter, orders = await _map(lab)
+    rules = {"validator": {"$jsonSchema": {"properties": {"stock": {"bsonType": "long"}}}}}
+    await orders.database.command({"collMod": "orders", **rules})
+    await orders.insert_one({"_id": "1", "customer": "ada", "stock": Int64(5), "deep": [Int64(1)]})
+    await adapter.write(lab.docs, [_update("1", {"type": "set", "path": "stock", "value": 6})])
+    await lab.put(adapter, "1", {"_id": "1", "customer": "ada", "stock": 7, "deep": [2]}, group="ada")
+    stored = await orders.find_one({"_id": "1"})
+    assert (stored["stock"], stored["deep"]) == (7, [2])
+    assert (type(stored["stock"]), type(stored["deep"][0])) == (Int64, Int64)
+
+
 async def test_what_is_no_item_is_counted_and_not_shown(lab: Any, caplog: pytest.LogCaptureFixture) -> None:
     adapter, orders = await _map(lab)
     bad: list[Any] = [{}, {"customer": 5}, {"customer": None}, {"customer": ["ada"]}, {"customer": "ada", "_id": 7}]

@@ -26,7 +26,7 @@ from math import isfinite
 from typing import Any
 
 import orjson
-from bson import DBRef, Decimal128, ObjectId, json_util
+from bson import DBRef, Decimal128, Int64, ObjectId, json_util
 from bson.binary import UUID_SUBTYPE, Binary, UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
@@ -101,6 +101,8 @@ def to_bson(new: Any, old: Any, path: str = "$") -> Any:
         return new  # 1, 1.0 and true are told apart
     if same(to_json(old), new):
         return old
+    if type(new) is int and isinstance(old, Int64):
+        return Int64(new)  # else a small number would become an int, which a validator may refuse
     return _as_before(new, old) if isinstance(new, str) else new
 
 
