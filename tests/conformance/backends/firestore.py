@@ -1,0 +1,122 @@
+"""Firestore, on Google's emulator."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from motia_adapters.firestore.adapter import FirestoreAdapter
+from motia_adapters.firestore.connection import Connection
+from motia_adapters.firestore.names import paths_of
+from motia_adapters.firestore.options import FirestoreOptions
+from motia_adapters.firestore.wire import BatchGetRequest
+
+from motia_core.adapter import Adapter, StorageSettings
+from motia_core.model import StreamSpec, Write
+from motia_core.testing import Cannot, Harness
+from motia_core.testing.servers import Firestore as FirestoreServer
+from motia_core.values import encode_object
+from tests.conformance.backends.serving import served
+
+PROJECT = "demo-motia"
+
+
+class Firestore(Harness):
+    """One emulator for the whole session; each test has a namespace."""
+
+    name = "firestore"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.adapters: list[FirestoreAdapter] = []
+
+    async def start(self) -> None:
+        server = await served(self.name)
+        assert isinstance(server, FirestoreServer)
+        self.server = server
+
+    @property
+    def options(self) -> FirestoreOptions:
+        return FirestoreOptions(project=PROJECT, emulator=self.server.url.removeprefix("http://"))
+
+    def make(self, settings: StorageSettings) -> Adapter:
+        adapter = FirestoreAdapter(settings, self.options)
+        self.adapters.append(adapter)
+        return adapter
+
+    def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
+        return partial(FirestoreAdapter, options=self.options)
+
+    async def restart(self) -> None:
+        await self._ours().restart()
+
+    async def wipe(self) -> None:
+        await asyncio.to_thread(self._ours().clear, PROJECT)
+
+    async def backup(self) -> Any:
+        return await asyncio.to_thread(self._ours().export, PROJECT, self.path / "backup")
+
+    async def restore(self, backup: Any) -> None:
+        server = self._ours()
+        await server.kill()
+        server.seed = backup
+        await server.start()
+
+    async def lose_reply(self) -> None:
+        """The next commit is applied, and its reply is lost on the way to us."""
+        for adapter in self.adapters:
+            if adapter._connection.is_open:
+                _lose_reply(adapter._connection)
+
+    @asynccontextmanager
+    async def hold(self, settings: StorageSettings, stream: StreamSpec) -> AsyncGenerator[None, None]:
+        """Another process's commit, which the server has taken and keeps waiting for a lock until the block ends."""
+        other = FirestoreAdapter(settings, self.options)
+        await other.open()
+        connection = other._connection
+        name = paths_of(connection.documents, self.options.root, settings.namespace, stream.name).item("held", "x")
+        begin = BatchGetRequest(database=connection.database, documents=[name])
+        begin.new_transaction.read_write.SetInParent()
+        call = connection._stub("BatchGetDocuments")(begin, metadata=connection.metadata)
+        transaction = [answer.transaction async for answer in call][0]
+        commit = asyncio.create_task(other.write(stream, [Write("set", "held", "x", encode_object({"held": True}))]))
+        try:
+            while not connection.calls["commits"]:  # noqa: ASYNC110 (it has no event)
+                await asyncio.sleep(0.01)
+            yield
+            assert not commit.done(), "nothing held the commit"
+            rollback = connection._channel.unary_unary("/google.firestore.v1.Firestore/Rollback")
+            await rollback(_rollback(connection.database, transaction), metadata=connection.metadata)
+            await commit
+        finally:
+            commit.cancel()
+            await asyncio.gather(commit, return_exceptions=True)
+            await other.close()
+
+    def _ours(self) -> FirestoreServer:
+        if not self.server.ours:
+            raise Cannot("this server was given to us: it is not restarted, wiped or copied")
+        return self.server
+
+
+def _lose_reply(connection: Connection) -> None:
+    stub = connection._stub("Commit")
+
+    async def losing(request: Any, **options: Any) -> Any:
+        connection._stubs["Commit"] = stub
+        await stub(request, **options)
+        call = connection._stub("Commit")(request, **{**options, "timeout": 0.000001})
+        return await call
+
+    connection._stubs["Commit"] = losing
+
+
+def _rollback(database: str, transaction: bytes) -> bytes:
+    from google.cloud.firestore_v1.types import RollbackRequest
+
+    message: Any = RollbackRequest.pb()(database=database, transaction=transaction)
+    return bytes(message.SerializeToString())
