@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc
 from motia_adapters.firestore.adapter import FirestoreAdapter
 from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.names import paths_of
@@ -109,8 +110,8 @@ def _lose_reply(connection: Connection) -> None:
     async def losing(request: Any, **options: Any) -> Any:
         connection._stubs["Commit"] = stub
         await stub(request, **options)
-        call = connection._stub("Commit")(request, **{**options, "timeout": 0.000001})
-        return await call
+        none = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, "cut by the test")
 
     connection._stubs["Commit"] = losing
 
