@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
-from motia_adapters.firestore.capabilities import MANAGED
+from motia_adapters.firestore.capabilities import MANAGED, MAPPED
 from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.listener import Listener
 from motia_adapters.firestore.managed import Managed
-from motia_adapters.firestore.names import paths_of
+from motia_adapters.firestore.mapped.stream import MappedStream
+from motia_adapters.firestore.mapped.template import parse_template
+from motia_adapters.firestore.names import Paths, paths_of
 from motia_adapters.firestore.options import FirestoreOptions
 from motia_adapters.firestore.upkeep import Upkeep
 from motia_core.adapter import Adapter, Capabilities, StorageSettings
+from motia_core.errors import UnsupportedCapability
 from motia_core.model import Batch, Item, Snapshot, StreamSpec, Write, WriteResult
 
 
@@ -24,7 +27,7 @@ class FirestoreAdapter(Adapter):
         self._options = options
         self._connection = Connection(options, settings.timeout)
         self._listener = Listener(self._connection)
-        self._streams: dict[str, Managed] = {}
+        self._streams: dict[str, Managed | MappedStream] = {}
         self._upkeep = Upkeep(settings.retention, lambda: list(self._streams.values()))
         self._changing = asyncio.Lock()
 
@@ -34,8 +37,8 @@ class FirestoreAdapter(Adapter):
         return self._connection.address
 
     def capabilities(self, stream: StreamSpec) -> Capabilities:
-        """The same for every stream."""
-        return MANAGED
+        """Of the user's own documents, or of managed storage, which hidden streams always use."""
+        return MAPPED if self._is_mapped(stream) else MANAGED
 
     async def open(self) -> None:
         """Find credentials and connect. Raises `BackendError` that says what is missing."""
@@ -55,20 +58,20 @@ class FirestoreAdapter(Adapter):
             await self._connection.close()
 
     async def prepare(self, stream: StreamSpec) -> None:
-        """Begin the stream's history, if it has none."""
+        """Begin the stream's history, if it has none. Raises `UnsupportedCapability` for a second mapped stream."""
         await self._of(stream).prepare()
 
     async def write(self, stream: StreamSpec, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
         """Do all writes in one commit, which other calls may share."""
-        return await self._of(stream).writer.write(writes)
+        return await self._of(stream).write(writes)
 
     async def get(self, stream: StreamSpec, group: str, id: str) -> Item | None:
         """The item, or ``None``."""
-        return await self._of(stream).reads.get(group, id)
+        return await self._of(stream).get(group, id)
 
     async def list(self, stream: StreamSpec, group: str, *, after: str | None, limit: int | None) -> Sequence[Item]:
         """A group's items in the order of their ids."""
-        return await self._of(stream).reads.list_items(group, after, limit)
+        return await self._of(stream).list_items(group, after, limit)
 
     async def list_groups(self, stream: StreamSpec, *, after: str | None, limit: int | None) -> Sequence[str]:
         """Groups that have items, in order; those that have expired are removed first."""
@@ -76,7 +79,7 @@ class FirestoreAdapter(Adapter):
 
     async def snapshot(self, stream: StreamSpec, group: str, id: str | None, *, limit: int | None) -> Snapshot:
         """Items and the position up to which they are true."""
-        return await self._of(stream).reads.snapshot(group, id, limit)
+        return await self._of(stream).snapshot(group, id, limit)
 
     async def head(self, stream: StreamSpec) -> str:
         """The position of the stream's last change."""
@@ -91,11 +94,28 @@ class FirestoreAdapter(Adapter):
         async for batch in self._of(stream).watch(after):
             yield batch
 
-    def _of(self, stream: StreamSpec) -> Managed:
+    def _is_mapped(self, stream: StreamSpec) -> bool:
+        return self._options.mapped is not None and not stream.hidden
+
+    def _of(self, stream: StreamSpec) -> Managed | MappedStream:
         self._connection.check_open()
         found = self._streams.get(stream.name)
         if found is None:
             paths = paths_of(self._connection.documents, self._options.root, self.settings.namespace, stream.name)
-            found = Managed(self._connection, self._listener, paths, stream, self._options.poll)
+            if self._is_mapped(stream):
+                found = self._map(stream, paths)
+            else:
+                found = Managed(self._connection, self._listener, paths, stream, self._options.poll)
             self._streams[stream.name] = found
         return found
+
+    def _map(self, stream: StreamSpec, paths: Paths) -> MappedStream:
+        assert self._options.mapped is not None
+        template = parse_template(self._options.mapped.path)
+        for other in self._streams.values():
+            if isinstance(other, MappedStream):
+                raise UnsupportedCapability(
+                    f"storage {self.settings.name!r}: {template.text} is mapped by stream {other.stream.name!r} already;"
+                    f" give stream {stream.name!r} a storage of its own"
+                )
+        return MappedStream(self._connection, paths, stream, template, self.settings.retention, self._options.poll)

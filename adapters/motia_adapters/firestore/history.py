@@ -113,7 +113,14 @@ class Entry:
             version = None if type == "event" else position
             found.append(
                 Change(
-                    type, stream, change.group, change.id, change.json, self.time_of(index), version, position,
+                    type,
+                    stream,
+                    change.group,
+                    change.id,
+                    change.json,
+                    self.time_of(index),
+                    version,
+                    position,
                     change.event,
                 )  # fmt: skip
             )

@@ -188,7 +188,9 @@ class Listener:
         elif kind == "filter":
             target = self._targets.get(message.filter.target_id)
             if target is not None and message.filter.count != len(target.members):
-                _log.info("a listener holds %d documents, not %d: asking again", len(target.members), message.filter.count)
+                _log.info(
+                    "a listener holds %d documents, not %d: asking again", len(target.members), message.filter.count
+                )
                 self._afresh(target)
 
     def _hear_target(self, change: Any) -> None:

@@ -22,10 +22,23 @@ class Log:
         self._paths = paths
         self._name = name
 
-    async def newest(self) -> tuple[Entry | None, Any]:
+    async def newest(self, at: Any = None) -> tuple[Entry | None, Any]:
         """The last entry (``None``: there is no log), and the time at which it was so. One billed read."""
-        found, at = await self._connection.query(self._paths.stream, newest_query())
-        return (entry_of(found[0]) if found else None), at
+        found, read_time = await self._connection.query(self._paths.stream, newest_query(), at)
+        return (entry_of(found[0]) if found else None), read_time
+
+    async def behind(self, seq: int, at: Any) -> list[Entry]:
+        """The entries behind a number, as of that time."""
+        query = query_of(LOG, "seq", where=[("seq", GREATER_OR_EQUAL, seq + 1)])
+        found, _ = await self._connection.query(self._paths.stream, query, at)
+        return [entry_of(document) for document in found]
+
+    async def before(self, seq: int | None, at: Any, limit: int) -> list[Entry]:
+        """The entries before a number (``None``: the last ones), the newest first, as of that time."""
+        where = [] if seq is None else [("seq", LESS_OR_EQUAL, seq - 1)]
+        query = query_of(LOG, "seq", descending=True, where=where, limit=limit)
+        found, _ = await self._connection.query(self._paths.stream, query, at)
+        return [entry_of(document) for document in found]
 
     async def newest_or_begin(self) -> Entry:
         """The last entry; begins a history if there is none."""

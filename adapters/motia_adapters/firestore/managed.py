@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from motia_adapters.firestore.connection import Connection
+from motia_adapters.firestore.items import ManagedLayout
 from motia_adapters.firestore.listener import Listener
 from motia_adapters.firestore.log import Log
 from motia_adapters.firestore.names import DEADLINES, Paths
@@ -15,7 +16,7 @@ from motia_adapters.firestore.wire import LESS_OR_EQUAL, plain, query_of, remove
 from motia_adapters.firestore.writer import Writer
 from motia_core.adapter import Retention
 from motia_core.errors import UnsupportedCapability
-from motia_core.model import Batch, StreamSpec
+from motia_core.model import Batch, Item, Snapshot, StreamSpec, Write, WriteResult
 
 PORTION = 100
 """Expired items that are removed at once, at most."""
@@ -33,8 +34,9 @@ class Managed:
         self._connection = connection
         self._paths = paths
         self._log = Log(connection, paths, stream.name)
-        self.reads = Reads(connection, paths, stream, self._log)
-        self.writer = Writer(connection, paths, stream, self._log)
+        layout = ManagedLayout(paths, log=stream.log)
+        self._reads = Reads(connection, paths, layout, self._log)
+        self.writer = Writer(connection, paths, layout, self._log, stream.name)
         self._tail = Tail(listener, self._log, paths, poll)
         self._closed = False
 
@@ -42,6 +44,22 @@ class Managed:
         """Begin the stream's history, if it has none."""
         if self.stream.log:
             await self._log.newest_or_begin()
+
+    async def write(self, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
+        """Do all writes in one commit, which other calls may share."""
+        return await self.writer.write(writes)
+
+    async def get(self, group: str, id: str) -> Item | None:
+        """The item. One billed read."""
+        return await self._reads.get(group, id)
+
+    async def list_items(self, group: str, after: str | None, limit: int | None) -> Sequence[Item]:
+        """A group's items in the order of their ids. A read is billed for each."""
+        return await self._reads.list_items(group, after, limit)
+
+    async def snapshot(self, group: str, id: str | None, limit: int | None) -> Snapshot:
+        """Items and the position up to which they are true. One billed read, and one for each item."""
+        return await self._reads.snapshot(group, id, limit)
 
     async def close(self) -> None:
         """Finish what was asked for, and end watches."""
@@ -65,7 +83,7 @@ class Managed:
     async def list_groups(self, after: str | None, limit: int | None) -> Sequence[str]:
         """Groups that have items, without those whose items have all expired."""
         await self.sweep()
-        return await self.reads.list_groups(after, limit)
+        return await self._reads.list_groups(after, limit)
 
     async def watch(self, after: str) -> AsyncGenerator[Batch, None]:
         """Yield the changes after a position; sleep until the listener, or the clock, calls for a look."""

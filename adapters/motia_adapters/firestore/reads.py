@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from motia_adapters.firestore.connection import Connection
-from motia_adapters.firestore.items import item_of
+from motia_adapters.firestore.items import ManagedLayout
 from motia_adapters.firestore.log import Log
 from motia_adapters.firestore.names import ITEMS, Paths, group_of
 from motia_adapters.firestore.wire import GREATER, GREATER_OR_EQUAL, micros, query_of
-from motia_core.model import Item, Snapshot, StreamSpec
+from motia_core.model import Item, Snapshot
 
 PAGE_ITEMS = 500
 """Items in one page, at most."""
@@ -21,16 +21,16 @@ PAGE_GROUPS = 300
 class Reads:
     """What is read of one stream's items."""
 
-    def __init__(self, connection: Connection, paths: Paths, stream: StreamSpec, log: Log) -> None:
+    def __init__(self, connection: Connection, paths: Paths, layout: ManagedLayout, log: Log) -> None:
         self._connection = connection
         self._paths = paths
-        self._stream = stream
+        self._layout = layout
         self._log = log
 
     async def get(self, group: str, id: str, at: Any = None) -> Item | None:
         """The item, unless it has expired by the server's clock. One billed read."""
         (document,), read_time = await self._connection.get([self._paths.item(group, id)], at)
-        return None if document is None else item_of(document, micros(read_time), log=self._stream.log)
+        return None if document is None else self._layout.item(document, micros(read_time))
 
     async def list_items(self, group: str, after: str | None, limit: int | None, at: Any = None) -> Sequence[Item]:
         """A group's items in the order of their ids, all as of one time. A read is billed for each."""
@@ -42,7 +42,7 @@ class Reads:
             query = query_of(ITEMS, "__name__", where=where, limit=size)
             found, read_time = await self._connection.query(self._paths.group(group), query, at)
             at, now = at or read_time, micros(read_time)
-            items += [item for document in found if (item := item_of(document, now, log=self._stream.log))]
+            items += [item for document in found if (item := self._layout.item(document, now))]
             if len(found) < size:
                 break
             cursor = found[-1].name

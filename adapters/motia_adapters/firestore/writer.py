@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from motia_adapters.firestore.capabilities import UPDATE_ATTEMPTS
 from motia_adapters.firestore.connection import Connection, LostRace
 from motia_adapters.firestore.failures import closed, copy_of, unreachable
 from motia_adapters.firestore.history import Entry
-from motia_adapters.firestore.items import Key, Known, State, state_of
+from motia_adapters.firestore.items import Key, Known, Layout, State
 from motia_adapters.firestore.log import Log
 from motia_adapters.firestore.names import Paths
 from motia_adapters.firestore.rounds import Round, Unit
-from motia_adapters.firestore.wire import micros
 from motia_core.errors import BackendError, Conflict, MotiaError, OutcomeUnknown
-from motia_core.model import StreamSpec, Write, WriteResult
+from motia_core.model import Write, WriteResult
 
 MAX_WRITES = 250
 """Writes of independent calls that share a commit, at most."""
@@ -29,10 +28,11 @@ _MOST_RACES = 8.0
 class Writer:
     """Writes to one stream, for all callers of this process."""
 
-    def __init__(self, connection: Connection, paths: Paths, stream: StreamSpec, log: Log) -> None:
+    def __init__(self, connection: Connection, paths: Paths, layout: Layout, log: Log, name: str) -> None:
         self._connection = connection
         self._paths = paths
-        self._stream = stream
+        self._layout = layout
+        self._name = name
         self._log = log
         self._queue: deque[Unit] = deque()
         self._running: Sequence[Unit] = ()
@@ -41,6 +41,8 @@ class Writer:
         self._races = 0.0
         self._took = 0.0
         self._task: asyncio.Task[None] | None = None
+        self.on_commit: Callable[[Round], None] | None = None
+        """Told of each commit before its callers are."""
         self.written = 0
         """Changes that this process has written."""
         self._deadline = 0
@@ -55,7 +57,7 @@ class Writer:
         unit.deadline = loop.time() + self._connection.timeout
         self._queue.append(unit)
         if self._task is None:
-            self._task = loop.create_task(self._run(), name=f"motia-firestore-writer-{self._stream.name}")
+            self._task = loop.create_task(self._run(), name=f"motia-firestore-writer-{self._name}")
         return await unit.future
 
     async def expire(self, keys: Iterable[Key]) -> None:
@@ -104,7 +106,7 @@ class Writer:
 
     async def _give_way(self, run: int) -> None:
         """A writer at full speed would win every race: others need the time of three calls now and then."""
-        if not self._queue or not self._stream.log:
+        if not self._queue or not self._layout.keeps_log:
             return
         if self._races >= 1:
             await asyncio.sleep(random.uniform(0, self._took * self._races))
@@ -119,7 +121,8 @@ class Writer:
         count = 0
         while self._queue:
             unit = self._queue[0]
-            if taken and count + len(unit.writes) > MAX_WRITES:
+            # After races in which all lost for one item, each goes its own way.
+            if taken and (count + len(unit.writes) > MAX_WRITES or (unit.attempts > 2 and not self._layout.keeps_log)):
                 break
             self._queue.popleft()
             if unit.future.done():
@@ -141,12 +144,13 @@ class Writer:
             return
         keys = dict.fromkeys(key for unit in units for key in unit.keys)
         before, fresh = await self._read(keys)
-        round = Round(self._paths, before, self._connection.now(), self._stream.log)
+        round = Round(self._paths, self._layout, before, self._connection.now())
         round.take(units)
         self._queue.extendleft(reversed(round.left))
         self._running = [unit for unit in units if unit not in round.left]
-        reply_time = self._connection.now()
         if round.changes:
+            if round.logged and self._head is None:
+                self._head = await self._log.newest_or_begin()
             messages = round.messages(self._head)
             started = asyncio.get_running_loop().time()
             try:
@@ -156,16 +160,12 @@ class Writer:
                 return
             self._took = asyncio.get_running_loop().time() - started
             self._learn(round, round.finish(reply))
-            reply_time = micros(reply.commit_time)
         elif not fresh:
             # What was known from before may be out of date: nothing has proved it.
             self._known.drop(keys)
             self._queue.extendleft(reversed(self._running))
             return
-        else:
-            for key, state in before.items():
-                self._known.put(key, state)
-        for unit, results in round.results(reply_time):
+        for unit, results in round.results():
             if not unit.future.done():
                 unit.future.set_result(results)
         for unit, error in round.failed:
@@ -183,19 +183,22 @@ class Writer:
             else:
                 states[key] = state
         fresh = not states
-        if self._stream.log and self._head is None:
+        if self._layout.keeps_log and self._head is None:
             self._head = await self._log.newest_or_begin()
         if missing:
-            documents, _ = await self._connection.get([self._paths.item(*key) for key in missing])
+            documents, _ = await self._connection.get([self._layout.name(key) for key in missing])
             for key, document in zip(missing, documents, strict=True):
-                states[key] = state_of(document, log=self._stream.log)
+                states[key] = self._layout.state(document)
         return states, fresh
 
     def _learn(self, round: Round, head: Entry | None) -> None:
-        self._head = head
+        self._head = head or self._head
         self.written += len(round.changes)
-        for key, state in (round.before | round.after).items():
-            self._known.put(key, state)
+        if self._layout.keeps_log:  # else nothing tells when it is out of date
+            for key, state in (round.before | round.after).items():
+                self._known.put(key, state)
+        if self.on_commit is not None:
+            self.on_commit(round)
         for state in round.after.values():
             if state.expires and (not self._deadline or state.expires < self._deadline):
                 self._deadline = state.expires

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.firestore import AsyncClient
 from motia_adapters.firestore.adapter import FirestoreAdapter
 from motia_adapters.firestore.connection import Connection
+from motia_adapters.firestore.mapped.template import parse_template
 from motia_adapters.firestore.names import paths_of
-from motia_adapters.firestore.options import FirestoreOptions
+from motia_adapters.firestore.options import FirestoreOptions, MappedOptions
 from motia_adapters.firestore.wire import BatchGetRequest
 
 from motia_core.adapter import Adapter, StorageSettings
@@ -36,7 +40,7 @@ class Firestore(Harness):
         self.adapters: list[FirestoreAdapter] = []
 
     async def start(self) -> None:
-        server = await served(self.name)
+        server = await served("firestore")
         assert isinstance(server, FirestoreServer)
         self.server = server
 
@@ -102,6 +106,72 @@ class Firestore(Harness):
         if not self.server.ours:
             raise Cannot("this server was given to us: it is not restarted, wiped or copied")
         return self.server
+
+
+class FirestoreMapped(Firestore):
+    """Documents of an application's own, which another program writes with the plain driver."""
+
+    name = "firestore-mapped"
+
+    def make(self, settings: StorageSettings) -> Adapter:
+        adapter = FirestoreAdapter(settings, self._options(settings))
+        self.adapters.append(adapter)
+        return adapter
+
+    def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
+        return partial(FirestoreAdapter, options=self._options(settings))
+
+    def _options(self, settings: StorageSettings) -> FirestoreOptions:
+        path = f"apps/{settings.namespace}/workspaces/{{group}}/documents_{settings.namespace}/{{id}}"
+        return self.options.model_copy(update={"mapped": MappedOptions(path=path)})
+
+    @asynccontextmanager
+    async def hold(self, settings: StorageSettings, stream: StreamSpec) -> AsyncGenerator[None, None]:
+        """A transaction of another program that has read a document and writes it when the block ends."""
+        async with self._outsider() as client:
+            reference = self._document(client, settings, "g", "held")
+            transaction = client.transaction()
+            await transaction._begin()
+            await reference.get(transaction=transaction)
+            transaction.set(reference, {"held": True})
+            yield
+            await transaction._commit()
+
+    async def set_out_of_band(
+        self, settings: StorageSettings, stream: StreamSpec, group: str, id: str, value: Any
+    ) -> None:
+        async with self._outsider() as client:
+            await self._document(client, settings, group, id).set(value)
+
+    async def delete_out_of_band(self, settings: StorageSettings, stream: StreamSpec, group: str, id: str) -> None:
+        async with self._outsider() as client:
+            await self._document(client, settings, group, id).delete()
+
+    @asynccontextmanager
+    async def _outsider(self) -> AsyncGenerator[Any, None]:
+        with _emulated(self.server.url.removeprefix("http://")):
+            client = AsyncClient(project=PROJECT, credentials=AnonymousCredentials())
+        try:
+            yield client
+        finally:
+            await client._firestore_api.transport.close()
+
+    def _document(self, client: Any, settings: StorageSettings, group: str, id: str) -> Any:
+        path = parse_template(self._options(settings).mapped.path).path(group, id)  # type: ignore[union-attr]
+        return client.document(*path.split("/"))
+
+
+@contextmanager
+def _emulated(address: str) -> Generator[None, None, None]:
+    """What the plain driver is told to use the emulator by."""
+    before = os.environ.get("FIRESTORE_EMULATOR_HOST")
+    os.environ["FIRESTORE_EMULATOR_HOST"] = address
+    try:
+        yield
+    finally:
+        del os.environ["FIRESTORE_EMULATOR_HOST"]
+        if before is not None:
+            os.environ["FIRESTORE_EMULATOR_HOST"] = before
 
 
 def _lose_reply(connection: Connection) -> None:
