@@ -1,7 +1,9 @@
 #!/bin/sh
 # Runs the tests: ./test.sh [pytest arguments]
+# One process for each core and one more, as tests wait a lot; MOTIA_TEST_PROCESSES=0: a single one.
 set -eu
 cd "$(dirname "$0")"
 . scripts/environment.sh
 set_up test --editable ".[all,testing]" --group test
-exec "$bin/python" -m pytest "$@"
+cores=$("$bin/python" -c 'import os; print(os.cpu_count() or 1)')
+exec "$bin/python" -m pytest --numprocesses="${MOTIA_TEST_PROCESSES:-$((cores + 1))}" --dist=loadgroup "$@"

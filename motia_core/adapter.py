@@ -38,7 +38,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel
 
-from motia_core.errors import PluginError
+from motia_core.errors import PluginError, UnsupportedCapability
 from motia_core.model import Batch, Item, Snapshot, StreamSpec, Write, WriteResult
 
 Level = Literal["full", "limited", "unsupported"]
@@ -269,6 +269,14 @@ class Adapter(ABC):
         is told as a delete too, because a snapshot may have shown it. Custom events are
         all told.
         """
+
+    async def begin_history(self, stream: StreamSpec) -> None:
+        """Begin a new history: all positions of the stream expire.
+
+        For a store that was restored in a way that ``restore_detection`` cannot notice. Raises
+        `UnsupportedCapability` where there is no such way, or none to do this.
+        """
+        raise UnsupportedCapability(f"storage {self.settings.name!r}: a new history cannot be begun by hand here")
 
     async def diagnose(self) -> Sequence[Finding]:
         """What ``doctor`` reports: reachable, versions, settings that will hurt."""

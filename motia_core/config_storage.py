@@ -205,13 +205,14 @@ def _without_secrets(message: str, url: str) -> str:
 
 
 def _anchored(model: type[BaseModel], values: Mapping[str, Any], base_dir: Path | None) -> dict[str, Any]:
-    """``values`` with relative file names, in options declared as `Path`, put under ``base_dir``."""
+    """``values`` with relative file names, defaults too, in options declared as `Path`, put under ``base_dir``."""
     found = dict(values)
     for name, info in model.model_fields.items():
         key = info.alias or name
         is_path = info.annotation is Path or Path in getattr(info.annotation, "__args__", ())
-        if is_path and base_dir is not None and _names_a_file(found.get(key)):
-            found[key] = base_dir / Path(found[key]).expanduser()
+        file = found.get(key, info.default)
+        if is_path and base_dir is not None and _names_a_file(file):
+            found[key] = base_dir / Path(file).expanduser()
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from motia_core.errors import InvalidValue
 from motia_core.model import StreamSpec
@@ -34,11 +34,21 @@ class State:
         item = await self._stream.get(group_id, key)
         return None if item is None else item.get(VALUE)
 
-    async def set(self, group_id: str, key: str, value: Any) -> Any:
-        """Store a value; returns it as stored."""
+    async def set(
+        self, group_id: str, key: str, value: Any, *, expect: Literal["absent"] | None = None, ttl: float | None = None
+    ) -> Any:
+        """Store a value, for ``ttl`` seconds if given; returns it as stored.
+
+        ``expect="absent"``: only if there is none, else it raises `Conflict`.
+        """
         with _paths_from_the_value():
-            result = await self._stream.set(group_id, key, {VALUE: value})
+            result = await self._stream.set(group_id, key, {VALUE: value}, expect=expect, ttl=ttl)
         return result.new_value[VALUE]
+
+    def check(self, group_id: str, key: str, value: Any) -> None:
+        """Raise what `set` would raise for this before any I/O; nothing is written."""
+        with _paths_from_the_value():
+            self._stream.check(group_id, key, {VALUE: value})
 
     async def update(self, group_id: str, key: str, operations: Sequence[Mapping[str, Any]]) -> Any:
         """Apply update operations atomically (`motia_core.operations`); returns the new value."""

@@ -166,6 +166,10 @@ class Stream(Generic[T]):
         assert result is not None
         return result
 
+    def check(self, group_id: str, item_id: str, value: T | BaseModel | Mapping[str, Any]) -> None:
+        """Raise what `set` would raise for this before any I/O; nothing is written."""
+        self._set(group_id, item_id, value, None, None)
+
     def batch(self) -> BatchWriter[T]:
         """``async with stream.batch() as batch``: its writes happen all or not at all, at the end."""
         return BatchWriter(self)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from motia_core.cli import data, health, scaffold, serving, triggers
+from motia_core.cli import data, health, migrate, scaffold, serving, triggers
 
 app = typer.Typer(
     name="motia-core",
@@ -31,6 +31,7 @@ app.command("list")(data.list_items)
 app.command()(data.groups)
 app.command()(health.plugins)
 app.command()(health.doctor)
+app.add_typer(migrate.migrate_app, name="migrate")
 app.command()(scaffold.new_adapter)
 
 

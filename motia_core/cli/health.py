@@ -11,6 +11,7 @@ from typing import Literal
 import typer
 
 from motia_core.adapter import Finding
+from motia_core.app import Motia
 from motia_core.cli.data import Project
 from motia_core.cli.output import AsJson, line, run
 from motia_core.config import Settings, StorageEntry
@@ -18,6 +19,8 @@ from motia_core.discovery import find
 from motia_core.errors import MotiaError
 from motia_core.masking import mask_urls
 from motia_core.plugins import Plugins
+from motia_core.steps import HttpTrigger
+from motia_core.triggers import LAG_COUNTED, TriggerStatus
 
 LOCAL = ("memory", "sqlite")
 """Adapters whose store is one machine's."""
@@ -82,10 +85,15 @@ async def examine(project: Path) -> AsyncIterator[Report]:
     for room in ("state", "queue", "cron"):
         for report in _room(settings, room, used):
             yield report
+    well = True
     for name, entry in settings.storage.items():
         if name == "default" and name not in used and not any(_lives_in(settings, name)):
             continue  # nobody asked for the built-in one
         async for report in _storage(name, entry):
+            well = well and report.level != "error"
+            yield report
+    if well and any(not isinstance(trigger, HttpTrigger) for step in found.steps for trigger in step.triggers):
+        async for report in _triggers(project):
             yield report
 
 
@@ -130,6 +138,39 @@ async def _storage(name: str, entry: StorageEntry) -> AsyncIterator[Report]:
         yield Report(about, "error", _about(about, error))
     finally:
         await adapter.close()
+
+
+async def _triggers(project: Path) -> AsyncIterator[Report]:
+    """Which triggers are about to lose changes to retention, or have (D6), and which nobody runs."""
+    try:
+        async with Motia.from_project(project, run_triggers=False) as motia:
+            for storage, runner in motia.durable_steps.inspect(motia.storages).items():
+                keeps = motia.settings.storage[storage].settings.retention.count
+                most = LAG_COUNTED if keeps is None else keeps // 2
+                for status in await runner.status(counted=max(1, most)):
+                    if status.declared:
+                        for finding in _lag(status, keeps):
+                            about = f"trigger {status.name!r}"
+                            yield Report(about, finding.level, finding.message, finding.remedy)
+    except MotiaError as error:
+        yield Report("triggers", "error", mask_urls(str(error)))
+
+
+def _lag(status: TriggerStatus, keeps: int | None) -> list[Finding]:
+    remedy = "run more workers, or keep more: retention = { count = ... } in its storage's section"
+    if status.behind is None:
+        gone = "changes are gone that it has not read: it will report the gap"
+        return [Finding("error", gone, remedy)]
+    findings = []
+    from_log = status.key[1] in ("stream", "state")  # a queue's truth is its items, whatever the log keeps
+    if from_log and keeps is not None and status.behind >= max(1, keeps // 2):
+        waits = f"{status.behind} changes or more wait for it, and only {keeps} are kept"
+        findings.append(Finding("warning", waits, remedy))
+    if status.behind and not status.workers:
+        findings.append(
+            Finding("warning", f"{status.behind} changes wait, and no process runs it", "motia-core worker")
+        )
+    return findings or [Finding("ok", f"{status.behind} changes wait, {len(status.workers)} processes run it")]
 
 
 def _about(about: str, error: MotiaError) -> str:

@@ -36,10 +36,16 @@ Port = Annotated[
 ]
 
 
-def serve(project: Project = Path(), host: Host = None, port: Port = None, log_level: Level = "info") -> None:
-    """Serve the project's streams and HTTP steps until stopped."""
+def serve(
+    project: Project = Path(),
+    host: Host = None,
+    port: Port = None,
+    no_triggers: Annotated[bool, typer.Option("--no-triggers", help="Leave triggers to `motia-core worker`.")] = False,
+    log_level: Level = "info",
+) -> None:
+    """Serve the project's streams and HTTP steps, and run its triggers, until stopped."""
     log_to_stderr(log_level)
-    run(_serve(Motia.from_project(project), host, port))
+    run(_serve(Motia.from_project(project, run_triggers=not no_triggers), host, port))
 
 
 def dev(project: Project = Path(), host: Host = None, port: Port = None, log_level: Level = "info") -> None:

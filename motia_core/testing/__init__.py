@@ -25,6 +25,7 @@ from motia_core.testing.races import Races as TestRaces
 from motia_core.testing.reads import Reads as TestReads
 from motia_core.testing.subscribers import Resilience as TestResilience
 from motia_core.testing.subscribers import Subscribers as TestSubscribers
+from motia_core.testing.trouble import Trouble as TestTrouble
 
 __all__ = [
     "Cannot",
@@ -41,6 +42,7 @@ __all__ = [
     "TestResilience",
     "TestSubscribers",
     "TestTriggers",
+    "TestTrouble",
     "World",
     "check_history",
     "eventually",

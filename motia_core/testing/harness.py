@@ -88,6 +88,14 @@ class Harness(ABC):
         """Let the next write happen and its reply be lost on the way, as a broken connection does."""
         raise Cannot("no reply of this store can be lost")
 
+    async def cut(self) -> None:
+        """Break every connection that an adapter has to the store, without a word; new ones can be made."""
+        raise Cannot("connections to this store cannot be broken by its harness")
+
+    def away(self) -> AbstractAsyncContextManager[None]:
+        """Take the store away, as a server that is down or does not answer, until the block ends; it keeps its data."""
+        raise Cannot("this store cannot be taken away by its harness")
+
     def hold(self, settings: StorageSettings, stream: StreamSpec) -> AbstractAsyncContextManager[None]:
         """Keep a write open that has begun and not committed, until the block ends; then it commits."""
         raise Cannot("nothing can hold a write of this store open")

@@ -186,7 +186,7 @@ class TriggerStatus:
     declared: bool
     """Whether this process has a step for it."""
     behind: int | None
-    """Changes that no partition has settled, up to `LAG_COUNTED`; ``None``: history is gone before they were read."""
+    """Changes that no partition has settled, as far as they were counted; ``None``: gone before they were read."""
     partitions: tuple[PartitionStatus, ...]
     workers: tuple[str, ...]
     """Live workers that declare it."""

@@ -16,7 +16,7 @@ from motia_core.triggers.control import Control
 from motia_core.triggers.crew import Crew
 from motia_core.triggers.cron import run_schedule
 from motia_core.triggers.deadletters import DeadLetters
-from motia_core.triggers.definition import Report, Trigger, TriggerStatus
+from motia_core.triggers.definition import LAG_COUNTED, Report, Trigger, TriggerStatus
 from motia_core.triggers.entries import Entry
 from motia_core.triggers.feed import Feed
 from motia_core.triggers.flush import Flusher
@@ -192,9 +192,9 @@ class Runner:
         """The partitions that this process owns."""
         return [partition for crew in self.crews.values() for partition in crew.parts.values()]
 
-    async def status(self) -> Sequence[TriggerStatus]:
-        """Each trigger that the store knows, declared here or not."""
-        return await describe(self)
+    async def status(self, *, counted: int = LAG_COUNTED) -> Sequence[TriggerStatus]:
+        """Each trigger that the store knows, declared here or not; ``counted``: where counting waiting changes ends."""
+        return await describe(self, counted)
 
     async def dead_letters(self, key: tuple[str, ...]) -> DeadLetters:
         """The dead letters of a trigger. Raises `MotiaError` if the store has none of that key."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from motia_core.errors import PositionExpired
 from motia_core.model import StreamSpec
 from motia_core.triggers.cron import CRON
-from motia_core.triggers.definition import LAG_COUNTED, PartitionStatus, TriggerStatus, item_key, shown
+from motia_core.triggers.definition import PartitionStatus, TriggerStatus, item_key, shown
 from motia_core.triggers.entries import State
 from motia_core.triggers.leases import view
 from motia_core.triggers.partition import Partition
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 _PAGE = 100
 
 
-async def describe(runner: Runner) -> Sequence[TriggerStatus]:
-    """Each trigger that the store knows."""
+async def describe(runner: Runner, counted: int) -> Sequence[TriggerStatus]:
+    """Each trigger that the store knows; of what waits for it up to ``counted`` changes are counted."""
     await runner.registry.refresh()
     workers = view(await runner.control.list(WORKERS)).workers
     found = []
@@ -46,7 +46,7 @@ async def describe(runner: Runner) -> Sequence[TriggerStatus]:
                 key=record.key,
                 uid=record.uid,
                 declared=any(trigger.key == record.key for trigger in runner.triggers),
-                behind=await _behind(runner, record, dict(stored)),
+                behind=await _behind(runner, record, dict(stored), counted),
                 partitions=_partitions(stored, dict(crew.parts) if crew else {}),
                 workers=tuple(sorted(id for id, uids in workers.items() if record.uid in uids)),
                 last_error=(crew and crew.last_error) or await _stored_error(runner, record.uid),
@@ -55,7 +55,7 @@ async def describe(runner: Runner) -> Sequence[TriggerStatus]:
     return found
 
 
-async def _behind(runner: Runner, name: NameRecord, stored: dict[int, PartitionRecord]) -> int | None:
+async def _behind(runner: Runner, name: NameRecord, stored: dict[int, PartitionRecord], counted: int) -> int | None:
     """Changes after the cursors that are not settled and that the trigger, if it is declared here, accepts."""
     if name.stream == CRON.name or not stored:
         return 0
@@ -74,11 +74,11 @@ async def _behind(runner: Runner, name: NameRecord, stored: dict[int, PartitionR
                     record = stored.get(partition_of(hash_key(order_key(change)), len(stored)))
                     waits = record is None or (change.position > record.cursor and change.position not in record.done)
                     behind += waits and (accepts is None or accepts(change))
-                if batch.position >= head or behind >= LAG_COUNTED:
+                if batch.position >= head or behind >= counted:
                     break
     except PositionExpired:
         return None
-    return min(behind, LAG_COUNTED)
+    return min(behind, counted)
 
 
 def _partitions(

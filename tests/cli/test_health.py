@@ -107,3 +107,44 @@ def test_state_on_one_machine_while_streams_are_networked(cli: Cli, project: Pat
     )
     assert "[cron]" in found
     assert "[queue]" not in found
+
+
+STEP = """
+from motia_core import queue, step, stream
+
+async def handler(input, ctx):
+    pass
+
+work = step({"name": "work", "triggers": [stream("documents"), queue("topic")]}, handler)
+"""
+
+
+def test_a_trigger_that_falls_behind_what_is_kept(cli: Cli, start: Callable[..., Any], project: Path) -> None:
+    (project / "motia/steps/work_step.py").write_text(STEP)
+    toml = (project / "motia.toml").read_text()
+    (project / "motia.toml").write_text(f'{toml}[storage.default]\nadapter = "sqlite"\nretention = {{ count = 10 }}\n')
+    worker = start("worker")
+    worker.wait_for("^Running 2 triggers$")
+    about = "trigger 'work/stream/documents'"
+    found = reports(cli("doctor", "--json"))
+    assert found[about] == ("ok", "0 changes wait, 1 processes run it", "")
+    assert found["trigger 'work/queue/topic'"][0] == "ok"
+    assert worker.end() == 0
+    for number in range(3):
+        cli("set", "documents", "g", f"{number}", "{}")
+    assert reports(cli("doctor", "--json"))[about] == (
+        "warning", "3 changes wait, and no process runs it", "motia-core worker",
+    )  # fmt: skip
+    for number in range(3, 6):
+        cli("set", "documents", "g", f"{number}", "{}")
+    text = cli("doctor").stdout
+    assert f"warning  {about}: 5 changes or more wait for it, and only 10 are kept\n" in text
+    assert "retention = { count = ... }" in text
+    for _ in range(30):  # until the log is trimmed
+        for number in range(10):
+            cli("set", "documents", "g", f"{number}", "{}")
+        done = cli("doctor", "--json")
+        if reports(done)[about][0] == "error":
+            break
+    assert done.returncode == 1
+    assert "it will report the gap" in reports(done)[about][1]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import aclosing
+from collections.abc import AsyncGenerator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,20 @@ class Server:
         await self._relay.aclose()
         await self._writer.__aexit__(None, None, None)
 
-    async def cut(self) -> None:
-        """Break every connection without a word."""
+    @asynccontextmanager
+    async def cut_off(self) -> AsyncGenerator[None, None]:
+        """Break every connection without a word; none can be made until the block ends."""
+        await self._relay.stop_listening()
         self._relay.cut()
+        yield
+        await self._relay.start()
+
+    @asynccontextmanager
+    async def stopped(self) -> AsyncGenerator[None, None]:
+        """Restart the server; what is in the block happens while there is none."""
+        await self.stop()
+        yield
+        await self.start()
 
     async def freeze(self) -> None:
         """Leave every connection open, with nobody at the other end."""

@@ -69,11 +69,9 @@ async def test_what_was_missed_comes_once_and_in_order(server: Server, clients: 
     await follower.at(await server.set(DOCS, "w1", "a", {"n": 0}))
     for round in range(1, 4):
         seen = len(follower.records)
-        await (server.cut() if how == "cut" else server.stop())
-        await server.set(DOCS, "w1", "a", {"n": round})
-        await server.send(DOCS, "w1", "a", "round", round)
-        if how == "restart":
-            await server.start()
+        async with server.cut_off() if how == "cut" else server.stopped():
+            await server.set(DOCS, "w1", "a", {"n": round})
+            await server.send(DOCS, "w1", "a", "round", round)
         assert await live(follower, seen) == {"resumed": True, "missed": 2}
         await follower.status("reconnecting", seen)
     await follower.at(await server.set(DOCS, "w1", "a", {"n": 9}))
@@ -157,8 +155,8 @@ async def test_a_token_that_ran_out_is_replaced(server: Server, clients: Clients
     await live(follower)
     seen = len(follower.records)
     server.tokens = {"two"}
-    await server.cut()
-    await server.set(DOCS, "w1", "a", {})
+    async with server.cut_off():
+        await server.set(DOCS, "w1", "a", {})
     assert await live(follower, seen) == {"resumed": True, "missed": 1}
 
 

@@ -11,6 +11,7 @@ from motia_core.testing import (
     TestResilience,
     TestSubscribers,
     TestTriggers,
+    TestTrouble,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "TestResilience",
     "TestSubscribers",
     "TestTriggers",
+    "TestTrouble",
 ]

@@ -85,6 +85,12 @@ def test_without_a_file_everything_runs_on_sqlite_in_the_project(tmp_path: Path)
     assert settings.room("state") is settings.room("queue") is settings.room("cron") is entry
 
 
+def test_a_default_file_name_starts_at_the_project_too(tmp_path: Path) -> None:
+    (tmp_path / "motia.toml").write_text('[storage.default]\nadapter = "sqlite"\nsynchronous = "FULL"\n')
+    options = Settings.load(tmp_path, environ={}).storage["default"].options
+    assert options.model_dump()["path"] == tmp_path / "data/streams.db"
+
+
 def test_a_file_with_everything(tmp_path: Path) -> None:
     settings = load(
         tmp_path,

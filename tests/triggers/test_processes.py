@@ -18,6 +18,7 @@ from motia_adapters.sqlite.options import SqliteOptions
 
 from motia_core.adapter import Adapter, StorageSettings
 from motia_core.model import Write
+from motia_core.triggers import DeadLetter
 from motia_core.triggers.clock import SystemClock
 from motia_core.triggers.control import Control
 from motia_core.triggers.deadletters import DeadLetters
@@ -119,12 +120,21 @@ async def kills(path: Path, count: int, each: int) -> int:
                 await until(lambda runs=runs: len(workers.said("start")) > runs)  # type: ignore[misc]
                 await workers.kill(team[turn])
                 team[turn] = await workers.start(wrong)
-        await until(lambda: len(set(workers.said("end"))) == changes - 1)
         letters = await letters_of(adapter)
-        (letter,) = await until_async(letters.list)
-        assert letter.change.id == "poison"
+        buried: dict[Any, DeadLetter] = {}
+
+        async def settled() -> bool:
+            buried.update({letter.change.data["n"]: letter for letter in await letters.list()})
+            return len({n for _, n in workers.said("end")} | buried.keys()) == changes
+
+        await until_async(settled)
+        assert buried[0].change.id == "poison"
+        # On a busy machine a change may be running at every kill: then rule 22 takes it for the killer.
+        others = [letter.error for n, letter in buried.items() if n != 0]
+        assert set(others) <= {"the process died while the handler ran"}
         mended.touch()
-        await letters.retry(letter.id)
+        for letter in buried.values():
+            await letters.retry(letter.id)
         await until(lambda: len(set(workers.said("end"))) == changes)
 
         async def none() -> bool:
@@ -139,7 +149,8 @@ async def kills(path: Path, count: int, each: int) -> int:
         if n not in first[item]:
             first[item].append(n)
     for item, numbers in first.items():
-        assert numbers == sorted(numbers), f"{item}: {numbers}"
+        kept = [n for n in numbers if n not in buried]  # a dead letter comes back out of order
+        assert kept == sorted(kept), f"{item}: {numbers}"
     return sum(ended.values()) - changes
 
 

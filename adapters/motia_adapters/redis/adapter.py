@@ -14,6 +14,7 @@ from motia_adapters.redis.history import Place
 from motia_adapters.redis.keys import Keys, keys_of
 from motia_adapters.redis.options import RedisOptions
 from motia_adapters.redis.reads import Reads
+from motia_adapters.redis.scripts import PROBE
 from motia_adapters.redis.upkeep import Upkeep, sweep
 from motia_adapters.redis.writer import Writer
 from motia_core.adapter import Adapter, Capabilities, Finding, StorageSettings
@@ -74,7 +75,9 @@ class RedisAdapter(Adapter):
             await self._bells.close()
 
     async def prepare(self, stream: StreamSpec) -> None:
-        """Give the stream its first epoch, if it has none."""
+        """Give the stream its first epoch, if it has none. Raises `BackendError` for a user who may not write it."""
+        keys = self._of(stream).keys
+        await self._connection.run(keys, PROBE, keys.prefix)
         await self._head(stream)
 
     async def write(self, stream: StreamSpec, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
@@ -125,14 +128,14 @@ class RedisAdapter(Adapter):
         begun = False
         with self._bells.listen(found.keys.channel) as bell:
             while self._connection.is_open:
-                bell.clear()
-                batch, more = await found.reads.changes(after)
+                told = found.reads.told(after, bell.take()) if begun else None
+                batch, more = (told, False) if told else await found.reads.changes(after)
                 if batch.changes or not begun:
                     begun = True
                     after = batch.position
                     yield batch
                 if not more:
-                    await _ring(bell, LOOK)
+                    await _ring(bell.rung, LOOK)
 
     async def begin_history(self, stream: StreamSpec) -> None:
         """Begin a new history: all positions expire. For keys that were restored into a running server."""

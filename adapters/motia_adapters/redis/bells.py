@@ -1,7 +1,9 @@
 """Who waits for a stream's news: one Pub/Sub connection rings the bells of all watches.
 
-A bell only says "look". One that is lost (the connection, a user who may not subscribe)
-costs time and no change: each watch looks by itself once a second.
+A bell says "look", and carries the entries of the log while they are few: a watch that
+stands right before them need not read them (`Reads.told` proves that it does). One that is
+lost (the connection, a user who may not subscribe) costs time and no change: each watch
+looks by itself once a second.
 """
 
 from __future__ import annotations
@@ -24,9 +26,35 @@ PING = 2.0
 """Seconds between two looks whether the connection is alive."""
 SILENCE = 3 * PING
 """Seconds without a sign of life after which it counts as dead."""
+NEWS = 100
+"""Announcements that wait for one watch, at most: one that is further behind reads the log."""
 _SLOWEST = 5.0  # seconds between two attempts to connect, at most
 
 _log = logging.getLogger(__name__)
+
+
+class Bell:
+    """Rings when there is something new; `take` gives what was announced."""
+
+    __slots__ = ("_news", "rung")
+
+    def __init__(self) -> None:
+        self.rung = asyncio.Event()
+        self._news: list[bytes] = []
+
+    def ring(self, news: bytes = b"") -> None:
+        """Say "look", or what there is to see."""
+        if not news or len(self._news) >= NEWS:
+            self._news.clear()  # with a gap the rest is of no use
+        else:
+            self._news.append(news)
+        self.rung.set()
+
+    def take(self) -> list[bytes]:
+        """What was announced since the last time, in order."""
+        self.rung.clear()
+        news, self._news = self._news, []
+        return news
 
 
 class Bells:
@@ -34,7 +62,7 @@ class Bells:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._bells: dict[str, set[asyncio.Event]] = {}
+        self._bells: dict[str, set[Bell]] = {}
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
         self._broken = asyncio.Event()
@@ -42,9 +70,9 @@ class Bells:
         self._warned = False
 
     @contextmanager
-    def listen(self, channel: str) -> Iterator[asyncio.Event]:
+    def listen(self, channel: str) -> Iterator[Bell]:
         """A bell that rings whenever the channel does, and once when it is connected."""
-        bell = asyncio.Event()
+        bell = Bell()
         new = channel not in self._bells
         self._bells.setdefault(channel, set()).add(bell)
         if self._task is None:
@@ -110,10 +138,11 @@ class Bells:
                 _log.warning("changes are noticed a second late: %s", refused(reply, self._node.address, "subscribe"))
         elif isinstance(reply, list) and reply and reply[0] in (b"message", b"subscribe"):
             # Between the first look of a watch and its subscription something may have happened.
+            news = reply[2] if reply[0] == b"message" else b""
             for bell in self._bells.get(reply[1].decode(), ()):
-                bell.set()
+                bell.ring(news)
 
     def _ring_all(self) -> None:
         for bells in self._bells.values():
             for bell in bells:
-                bell.set()
+                bell.ring()

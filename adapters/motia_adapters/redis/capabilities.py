@@ -20,6 +20,7 @@ MANAGED = Capabilities(
     ordered_versions=FULL,
     restore_detection=limited(
         "a restart, failover, FLUSHALL or DEL is noticed; keys that are put back into a running server are not"
+        " (say `motia-core migrate new-history` then)"
     ),
     durable=limited(
         "what the server's own persistence keeps: with appendfsync everysec a crash may lose a second, a failover what"

@@ -85,18 +85,49 @@ class Connection:
         (reply,) = await self.read(keys, _evalsha(keys, script, arguments))
         return reply
 
+    def post(self, keys: Keys, script: Script, arguments: Sequence[Argument]) -> asyncio.Future[Any] | None:
+        """As `write`, but sent at once and with the driver's own errors; ``None``, nothing sent: use `write`."""
+        node = self._routes.get(keys.prefix, self._seed)
+        link = node.connected
+        if link is None or self._options.replicas or not self._open:
+            return None
+        prefix, _, *rest = arguments
+        return link.send(*_evalsha(keys, script, (prefix, node.run_id, *rest)))
+
     async def write(self, keys: Keys, script: Script, arguments: Sequence[Argument]) -> Any:
         """The reply of the write script, which is never sent again once it may have run.
 
         Each node's run id is put in the place of argument 1. Raises `OutcomeUnknown` if no reply came.
         """
+        commands = [_evalsha(keys, script, arguments)]
+        wanted = self._options.replicas
+        if wanted:
+            commands.append(("WAIT", wanted, max(1, int(self._timeout * 500))))  # ends before the timeout does
         try:
-            (reply,) = await self._send(keys, [_evalsha(keys, script, arguments)], is_write=True)
+            reply, *confirmed = await self._send(keys, commands, is_write=True)
         except Lost as lost:
+            raise self.unknown(keys, lost) from lost
+        if wanted and confirmed[0] < wanted:
             raise OutcomeUnknown(
-                f"redis: a write was sent to {self.address} and no reply came ({lost}): it may have happened"
-            ) from lost
+                f"redis: a write is stored at {self.address}, but {confirmed[0]} of {wanted} replicas confirmed it in"
+                " time: a failover may lose it (bring the replicas back, or ask for fewer: replicas = ...)"
+            )
         return reply
+
+    def refusal(self, keys: Keys, error: ReplyError) -> BackendError | None:
+        """The error for a reply to `post`; ``None``: the script did not run, and `write` finds the way."""
+        if code_of(str(error)) in ("NOSCRIPT", "MOVED"):
+            return None
+        node = self._routes.get(keys.prefix, self._seed)
+        _leave_replica(node, error)
+        return refused(error, node.address, "use the stream")
+
+    def unknown(self, keys: Keys, lost: Lost) -> OutcomeUnknown:
+        """The error of a write whose reply was lost; the next one looks for the stream's node again."""
+        self._routes.pop(keys.prefix, None)
+        return OutcomeUnknown(
+            f"redis: a write was sent to {self.address} and no reply came ({lost}): it may have happened"
+        )
 
     async def _send(self, keys: Keys, commands: Sequence[Sequence[Argument]], *, is_write: bool = False) -> list[Any]:
         """Send to the node that has the stream, going where it redirects us."""
@@ -110,8 +141,8 @@ class Connection:
                 self._routes.pop(keys.prefix, None)
                 raise
             if is_write:
-                (command,) = commands
-                commands = [[*command[:_RUN_ID], node.run_id, *command[_RUN_ID + 1 :]]]
+                command, *more = commands
+                commands = [[*command[:_RUN_ID], node.run_id, *command[_RUN_ID + 1 :]], *more]
             futures = [link.send(*command) for command in commands]
             try:
                 return [await future for future in futures]
@@ -126,8 +157,7 @@ class Connection:
             elif code == "MOVED":
                 self._routes[keys.prefix] = self._node(str(problem).split(" ")[2], node)
             else:
-                if code == "READONLY":  # a primary that became a replica: look again who is one
-                    link.abort("the server is a replica now")
+                _leave_replica(node, problem)
                 raise refused(problem, node.address, "use the stream") from problem
         raise BackendError(f"redis: {self.address} redirects too often: {problem}") from problem
 
@@ -158,6 +188,12 @@ class Connection:
             raise unreachable(lost, node.address, "load the scripts") from lost
         except ReplyError as error:
             raise refused(error, node.address, "load the scripts") from error
+
+
+def _leave_replica(node: Node, error: ReplyError) -> None:
+    """After a primary became a replica: look again who is one."""
+    if code_of(str(error)) == "READONLY" and node.connected is not None:
+        node.connected.abort("the server is a replica now")
 
 
 def _evalsha(keys: Keys, script: Script, arguments: Sequence[Argument]) -> Sequence[Argument]:

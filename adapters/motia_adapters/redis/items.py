@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from motia_core.model import Change, ChangeType, Item
 _VERSION = 29
 _HEADER = 43  # the version, and the deadline as 14 hex digits
 _NO_DEADLINE = b"0" * 14
+_LENGTHS = struct.Struct(">BHHBBHBI")
+"""Of an entry's id and its values in an announcement; the kind is one byte."""
 _TYPES: dict[bytes, ChangeType] = {b"c": "create", b"u": "update", b"d": "delete", b"e": "event", b"n": "event"}
 
 
@@ -51,6 +54,28 @@ def to_change(stream: str, place: Place, fields: Sequence[bytes]) -> Change:
         position,
         event.decode() if type == "event" else None,
     )
+
+
+def announced(news: bytes) -> list[tuple[bytes, list[bytes]]]:
+    """The entries that an announcement carries, as the log has them. Raises `ValueError` for anything else."""
+    entries: list[tuple[bytes, list[bytes]]] = []
+    at = 0
+    while at < len(news):
+        try:
+            of_id, *lengths = _LENGTHS.unpack_from(news, at)
+        except struct.error as error:
+            raise ValueError("no announcement") from error
+        at += _LENGTHS.size
+        if at + of_id + 1 + sum(lengths) > len(news):
+            raise ValueError("a part of an announcement")
+        parts: list[bytes] = []
+        for length in (of_id, 1, *lengths):
+            parts.append(news[at : at + length])
+            at += length
+        id, kind, group, name, stamp, deadline, event, previous, json = parts
+        fields = [b"k", kind, b"g", group, b"i", name, b"s", stamp, b"d", deadline, b"e", event, b"p", previous]
+        entries.append((id, [*fields, b"j", json]))
+    return entries
 
 
 def place_of(entry: Sequence[Any]) -> tuple[Place, int | None]:

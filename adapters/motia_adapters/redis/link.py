@@ -57,9 +57,12 @@ class Link(asyncio.Protocol):
             future.set_exception(Lost(str(self.closed)))
             future.exception()  # its caller may have left: that is no loose end
             return future
-        if not self._out:
-            self._loop.call_soon(self._flush)
-        self._out.append(_packed(command))
+        if not self._pending and self._transport is not None:
+            self._transport.write(_packed(command))  # nothing to share a packet with: it leaves at once
+        else:
+            if not self._out:
+                self._loop.call_soon(self._flush)
+            self._out.append(_packed(command))
         self._pending.append((future, self._loop.time() + self._timeout))
         if self._watchdog is None:
             self._watchdog = self._loop.call_later(self._timeout, self._look)

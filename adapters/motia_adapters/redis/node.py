@@ -35,10 +35,15 @@ class Node:
         self._link: Link | None = None
         self._connecting: asyncio.Task[Link] | None = None
 
+    @property
+    def connected(self) -> Link | None:
+        """The connection, if it is there."""
+        return self._link if self._link is not None and self._link.closed is None else None
+
     async def link(self) -> Link:
         """The connection. Raises `BackendUnavailable` or `BackendError` within the timeout."""
-        if self._link is not None and self._link.closed is None:
-            return self._link
+        if (link := self.connected) is not None:
+            return link
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.create_task(self._connect(), name="motia-redis-connect")
         # Whoever is cancelled leaves the connection to the others.
@@ -73,14 +78,29 @@ class Node:
             await self._link.end()
             self._link = None
 
+    async def dial(self) -> Link:
+        """A connection that is logged in and nobody else's. Raises as `link` does, but takes any server."""
+        link, _ = await self._dial()
+        return link
+
     async def _connect(self) -> Link:
+        link, (*_, info) = await self._dial(*(("SCRIPT", "LOAD", script.source) for script in scripts.ALL), ("INFO",))
+        facts = parse_info(info)
+        try:
+            self._judge(facts)
+        except BaseException:
+            link.abort("refused")
+            raise
+        self.facts, self.run_id, self._link = facts, facts.get("run_id", ""), link
+        return link
+
+    async def _dial(self, *commands: tuple[Argument, ...]) -> tuple[Link, list[Any]]:
+        """A connection that is logged in, and the replies to what else is sent at once."""
         link = await self._open()
         try:
             async with asyncio.timeout(self._timeout):
-                sent = [link.send(*command) for command in self._greeting()]
-                sent += [link.send("SCRIPT", "LOAD", script.source) for script in scripts.ALL]
-                sent.append(link.send("INFO"))
-                *_, info = [await reply for reply in sent]
+                sent = [link.send(*command) for command in (*self._greeting(), *commands)]
+                return link, [await reply for reply in sent]
         except (Lost, TimeoutError) as error:
             link.abort("no reply")
             raise unreachable(error, self.address, "connect") from error
@@ -90,14 +110,6 @@ class Node:
         except BaseException:
             link.abort("not connected")
             raise
-        facts = parse_info(info)
-        try:
-            self._judge(facts)
-        except BaseException:
-            link.abort("refused")
-            raise
-        self.facts, self.run_id, self._link = facts, facts.get("run_id", ""), link
-        return link
 
     async def _open(self, hear: Callable[[Any], None] | None = None, lost: Callable[[], None] | None = None) -> Link:
         loop = asyncio.get_running_loop()

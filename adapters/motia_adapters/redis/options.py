@@ -25,6 +25,9 @@ class RedisOptions(BaseModel):
     """The ACL user; ``None``: the default user."""
     password: SecretStr | None = None
     """The user's password."""
+    replicas: Annotated[int, Field(ge=0, le=100)] = 0
+    """Replicas that must have confirmed a write before it is acknowledged (``WAIT``); fewer in time raises
+    `OutcomeUnknown`. It makes a loss by failover less likely, not impossible."""
     tls: bool = False
     """Whether to speak TLS; ``rediss://`` says so too."""
     tls_ca_file: Path | None = None

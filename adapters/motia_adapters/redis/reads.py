@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from motia_adapters.redis.connection import Connection
 from motia_adapters.redis.history import Place, parse_position
-from motia_adapters.redis.items import deadline_of, expires_of, place_of, to_change, to_item
+from motia_adapters.redis.items import announced, deadline_of, expires_of, place_of, to_change, to_item
 from motia_adapters.redis.keys import Keys
 from motia_adapters.redis.scripts import PAGE
 from motia_core.errors import BackendUnavailable, PositionExpired
@@ -178,16 +178,31 @@ class Reads:
         if place is None:
             raise await self._expired(position, "is not a place in this store's history")
         entries = await self._entries(place)
-        changes: list[Change] = []
-        size = 0
-        for entry in entries:
-            change = to_change(self._name, place_of(entry)[0], entry[1])
-            changes.append(change)
-            size += len(change.json or b"")
+        changes = [to_change(self._name, place_of(entry)[0], entry[1]) for entry in entries]
+        size = sum(len(change.json or b"") for change in changes)
         count = self._page_size()
         if entries:
             self._entry_bytes = max(1, size // len(entries))
         return Batch(tuple(changes), changes[-1].position if changes else position), len(entries) >= count
+
+    def told(self, position: str, news: Sequence[bytes]) -> Batch | None:
+        """What announcements say that follows a position; ``None`` if they do not begin right after it."""
+        at = parse_position(position)
+        if at is None:
+            return None
+        changes: list[Change] = []
+        try:
+            for entry in (entry for part in news for entry in announced(part)):
+                place, previous = place_of(entry)
+                if place <= at:
+                    continue
+                if not at.leads_to(place, previous):
+                    return None
+                changes.append(to_change(self._name, place, entry[1]))
+                at = place
+        except (ValueError, KeyError):  # somebody else's message
+            return None
+        return Batch(tuple(changes), at.position) if changes else None
 
     def _page_size(self) -> int:
         """Entries to read at once, such that a page stays small."""

@@ -26,5 +26,7 @@ PAGE = _load("page")
 """Items of a group with the head they belong to."""
 TRIM = _load("trim")
 """Drops old entries of a log."""
+PROBE = _load("probe")
+"""Whether the user may run what the others need."""
 
-ALL = (WRITE, PAGE, TRIM)
+ALL = (WRITE, PAGE, TRIM, PROBE)

@@ -15,6 +15,7 @@ from motia_adapters.redis.connection import Connection
 from motia_adapters.redis.failures import closed, refused, unreachable
 from motia_adapters.redis.items import version_of
 from motia_adapters.redis.keys import Keys
+from motia_adapters.redis.link import Lost
 from motia_adapters.redis.scripts import WRITE
 from motia_adapters.redis.units import Key, Known, State, Unit, compose, results_of, stored_state
 from motia_core.adapter import StorageSettings
@@ -26,7 +27,9 @@ MAX_UNITS = 64
 MAX_BYTES = 2 * 2**20
 """Bytes of new values after which a run takes no more calls."""
 SWEEP = 10
-"""Expired items that a run removes on its way, at most."""
+"""Expired items that a run removes on its way, at most..."""
+SWEEP_EVERY = 0.1
+"""...and seconds between two runs that do."""
 _PAUSE = 0.0005  # seconds that the winner of a race waits, for each race of late
 _MOST_RACES = 20.0
 
@@ -43,8 +46,9 @@ class Writer:
         self._running: Sequence[Unit] = ()
         self._known = Known()
         self._races = 0.0
+        self._next_sweep = 0.0
         self._task: asyncio.Task[None] | None = None
-        self._closed = False
+        self._posted: asyncio.Future[Any] | None = None
 
     async def write(self, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
         """Do all writes, or nothing. Raises as `Adapter.write` does."""
@@ -53,14 +57,18 @@ class Writer:
         size = sum(len(write.json or b"") for write in writes)
         unit = Unit(writes, loop.create_future(), loop.time() + self._settings.timeout, size)
         self._queue.append(unit)
-        if self._task is None:
-            self._task = loop.create_task(self._run(), name=f"motia-redis-writer-{self._stream.name}")
+        if self._task is None and self._posted is None:
+            self._post()
         return await unit.future
 
     async def close(self) -> None:
         """Finish what was asked for, as far as the timeout lets us."""
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=self._settings.timeout)
+        end = asyncio.get_running_loop().time() + self._settings.timeout
+        while (busy := self._task or self._posted) is not None:
+            left = end - asyncio.get_running_loop().time()
+            if left <= 0 or not (await asyncio.wait([busy], timeout=left))[0]:
+                break
+            await asyncio.sleep(0)  # what was to follow is begun
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -69,6 +77,45 @@ class Writer:
         """Remove expired items (how many is returned), or ``begin`` a new history."""
         _, swept, _ = await self._call([], sweep, begin)
         return int(swept)
+
+    def _post(self) -> None:
+        """Send what waits without a task, as long as nothing has to be read, and nobody to be waited for, first."""
+        units = self._take()
+        if not units:
+            return
+        if self._races < 1 and not any(unit.updated() for unit in units):
+            self._posted = self._connection.post(self._keys, WRITE, self._arguments(compose(units, {}), self._sweep()))
+        if self._posted is None:
+            self._begin(units)
+        else:
+            self._running = units
+            self._posted.add_done_callback(self._answered)
+
+    def _answered(self, posted: asyncio.Future[Any]) -> None:
+        """The reply to what was posted has come, or has not."""
+        units, self._posted, self._running = self._running, None, ()
+        error = posted.exception()
+        if isinstance(error, Lost):
+            _fail(units, self._connection.unknown(self._keys, error))
+        elif isinstance(error, ReplyError):
+            if (refusal := self._connection.refusal(self._keys, error)) is None:
+                self._begin(units)
+                return
+            _fail(units, refusal)
+        else:
+            try:
+                self._distribute(units, posted.result()[2])
+            except Exception as defect:
+                _fail(units, _unexpected(defect))
+        if not self._connection.is_open:
+            _fail(self._queue, closed(self._connection.address))
+            self._queue.clear()
+        elif self._queue:
+            self._post()
+
+    def _begin(self, units: Sequence[Unit]) -> None:
+        self._queue.extendleft(reversed(units))
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"motia-redis-writer-{self._stream.name}")
 
     async def _run(self) -> None:
         try:
@@ -85,10 +132,8 @@ class Writer:
             _fail(self._running, OutcomeUnknown(f"redis: a write to {self._connection.address} was cut off by closing"))
             _fail(self._queue, closed(self._connection.address))
             raise
-        except Exception as error:  # a defect of ours must not leave callers waiting
-            failure = BackendError(f"redis: writing failed unexpectedly: {error!r}")
-            failure.__cause__ = error
-            _fail([*self._running, *self._queue], failure)
+        except Exception as error:
+            _fail([*self._running, *self._queue], _unexpected(error))
             self._queue.clear()
         finally:
             self._running = ()
@@ -119,7 +164,11 @@ class Writer:
             return
         states = await self._read_states(units)
         units = [unit for unit in units if not unit.future.done()]
-        replies = (await self._call(compose(units, states), SWEEP))[2] if units else ()
+        replies = (await self._call(compose(units, states), self._sweep()))[2] if units else ()
+        self._distribute(units, replies)
+
+    def _distribute(self, units: Sequence[Unit], replies: Sequence[Any]) -> None:
+        """Give the callers their results, or put them back into the queue."""
         again: list[Unit] = []
         raced = False
         for unit, reply in zip(units, replies, strict=True):
@@ -140,9 +189,20 @@ class Writer:
         if raced and again:
             self._races = min(_MOST_RACES, self._races + 1)
 
+    def _sweep(self) -> int:
+        """How many expired items the next run removes."""
+        now = asyncio.get_running_loop().time()
+        if now < self._next_sweep:
+            return 0
+        self._next_sweep = now + SWEEP_EVERY
+        return SWEEP
+
     async def _call(self, units: list[Any], sweep: int, begin: bool = False) -> Any:
+        return await self._connection.write(self._keys, WRITE, self._arguments(units, sweep, begin))
+
+    def _arguments(self, units: list[Any], sweep: int, begin: bool = False) -> list[Any]:
         keep = self._settings.retention.count
-        head = [
+        return [
             self._keys.prefix,
             "",  # the run id of the server that will get it
             self._keys.channel,
@@ -150,8 +210,8 @@ class Writer:
             "" if keep is None else keep,
             sweep,
             "1" if begin else "0",
+            *units,
         ]
-        return await self._connection.write(self._keys, WRITE, [*head, *units])
 
     async def _read_states(self, units: Sequence[Unit]) -> dict[Key, State]:
         """What is stored of each item that is updated, as far as it is known, or else read now."""
@@ -218,6 +278,13 @@ def _check_expected(unit: Unit, states: dict[Key, State]) -> None:
             if write.expect != ABSENT:
                 _fail([unit], conflict)
             return
+
+
+def _unexpected(defect: Exception) -> BackendError:
+    """A defect of ours must not leave callers waiting."""
+    failure = BackendError(f"redis: writing failed unexpectedly: {defect!r}")
+    failure.__cause__ = defect
+    return failure
 
 
 def _fail(units: Sequence[Unit] | deque[Unit], error: MotiaError) -> None:

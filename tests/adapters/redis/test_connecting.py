@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
+from motia_adapters.redis import scripts
 from motia_adapters.redis.adapter import RedisAdapter
 from motia_adapters.redis.failures import code_of
 from motia_adapters.redis.options import RedisOptions, options_from_url
@@ -17,7 +20,7 @@ from pydantic import ValidationError
 
 from motia_core.adapter import StorageSettings
 from motia_core.errors import BackendError, BackendUnavailable
-from motia_core.testing.servers import Redis, free_port
+from motia_core.testing.servers import Redis, Redis62, free_port
 
 
 def test_urls_become_options() -> None:
@@ -97,6 +100,21 @@ async def test_an_acl_user_needs_only_what_the_readme_lists(lab: Any) -> None:
     assert {bytes(entry[entry.index(b"object") + 1]) for entry in denied} <= {b"config|get"}
 
 
+@pytest.mark.parametrize("kind", [Redis, Redis62])
+async def test_a_right_that_is_missing_is_told_before_anything_is_written(lab: Any, kind: type[Redis]) -> None:
+    """A command that is refused midway would leave half a write: each that `write.lua` needs is tried first."""
+    server = await lab.serve(kind=kind)
+    script = files("motia_adapters.redis").joinpath("scripts/write.lua").read_text()
+    commands = sorted(set(re.findall(r"call\('([A-Z]+)'", script)) - {"PUBLISH"})
+    assert len(commands) > 10
+    for command in commands:
+        await lab.ask(server.port, "ACL", "SETUSER", "app", "reset", "on", ">pw", "allkeys", "+@all", f"-{command}")
+        with pytest.raises(BackendError, match=f"(?i)NOPERM.*{command}") as caught:
+            await lab.connect(server.port, username="app", password="pw")
+        assert "pw" not in str(caught.value)
+    assert await lab.ask(server.port, "DBSIZE") == 0
+
+
 async def test_servers_that_remove_data_by_themselves_are_refused(lab: Any) -> None:
     server = await lab.serve("--maxmemory-policy", "allkeys-lru")
     with pytest.raises(BackendError, match=r"allkeys-lru.*noeviction"):
@@ -129,7 +147,7 @@ async def _answering(*replies: bytes) -> AsyncGenerator[int, None]:
 
 async def test_old_servers_are_refused(lab: Any) -> None:
     info = b"redis_version:6.0.16\r\nrun_id:a\r\n"
-    replies = [b"+OK\r\n", *[b"$1\r\na\r\n"] * 3, b"$%d\r\n%s\r\n" % (len(info), info)]
+    replies = [b"+OK\r\n", *[b"$1\r\na\r\n"] * len(scripts.ALL), b"$%d\r\n%s\r\n" % (len(info), info)]
     async with _answering(*replies) as port:
         with pytest.raises(BackendError, match=r"6\.0\.16.*6\.2 or newer"):
             await lab.connect(port)

@@ -197,3 +197,26 @@ async def _calls(lab: Any, server: Any) -> int:
     stats = (await lab.ask(server.port, "INFO", "commandstats")).decode()
     line = next(line for line in stats.splitlines() if line.startswith("cmdstat_evalsha:"))
     return int(line.partition("calls=")[2].partition(",")[0])
+
+
+async def test_a_write_waits_for_as_many_replicas_as_are_asked_for(lab: Any) -> None:
+    primary, replica = await lab.serve(), await lab.serve()
+    await lab.ask(replica.port, "REPLICAOF", "127.0.0.1", primary.port)
+
+    async def follows() -> bool:
+        return "master_link_status:up" in (await lab.ask(replica.port, "INFO", "replication")).decode()
+
+    await lab.eventually(follows, "the replica to follow")
+    adapter = await lab.connect(primary.port, timeout=1.0, replicas=1)
+    for number in range(3):
+        result = await lab.put(adapter, "x", {"n": number})
+        stored = await lab.ask(replica.port, "HGET", KEYS.items("g"), "x")
+        assert stored.startswith(result.version.encode())
+    replica.pause()
+    try:
+        with pytest.raises(OutcomeUnknown, match="0 of 1 replicas"):
+            await lab.put(adapter, "x", {"n": 3})
+        assert (await adapter.get(lab.docs, "g", "x")).value == {"n": 3}
+    finally:
+        replica.resume()
+    await lab.put(adapter, "x", {"n": 4})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,24 @@ class Redis(Harness):
         shutil.rmtree(server.folder)
         shutil.move(backup, server.folder)
         await server.start()
+
+    async def cut(self) -> None:
+        """The server ends them all, those that listen too."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._ours().port)
+        for kind in (b"pubsub", b"normal"):
+            writer.write(b"CLIENT KILL TYPE %s SKIPME yes\r\n" % kind)
+            assert (await reader.readline()).startswith(b":")
+        writer.close()
+        await writer.wait_closed()
+
+    @asynccontextmanager
+    async def away(self) -> AsyncGenerator[None, None]:
+        server = self._ours()
+        await server.kill()
+        try:
+            yield
+        finally:
+            await server.start()
 
     async def lose_reply(self) -> None:
         """The reply to the next write comes as far as our socket: there the connection breaks."""

@@ -14,27 +14,27 @@
 --
 -- JSON is bytes here, never a value: Lua would change it. The type of every key that a unit
 -- changes is known before it changes anything (HMGET, HGET and ZRANGEBYSCORE fail by
--- themselves, a set begins with XADD), and what can fail for want of memory comes first.
+-- themselves, of the others it is asked; a set begins with XADD), and what can fail for want of
+-- memory comes first.
 
 local meta, log, groups, deadlines = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local prefix, run, channel, logging, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1', ARGV[5]
 local call, format, sub = redis.call, string.format, string.sub
-
-local function wrong(key, kind)
-  local reply = redis.pcall('TYPE', key) -- while a Cluster moves the slot, a key that is not here is an error
-  local found = reply.ok
-  if not found then
-    return reply
-  end
-  if found ~= kind and found ~= 'none' then
-    return redis.error_reply('WRONGTYPE key ' .. key .. ' is a ' .. found .. ', not a ' .. kind)
-  end
-end
+local NEWS_BYTES = 4096 -- an announcement carries no more
+local MANY = 120 -- arguments of a call that is announced without its entries
 
 local checked = {}
 local function check(key, kind)
   if checked[key] == nil then
-    checked[key] = wrong(key, kind) or false
+    local reply = redis.pcall('TYPE', key) -- while a Cluster moves the slot, a key that is not here is an error
+    local found = reply.ok
+    if not found then
+      checked[key] = reply
+    elseif found ~= kind and found ~= 'none' then
+      checked[key] = redis.error_reply('WRONGTYPE key ' .. key .. ' is a ' .. found .. ', not a ' .. kind)
+    else
+      checked[key] = false
+    end
   end
   return checked[key]
 end
@@ -49,10 +49,12 @@ end
 
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
-local server = run .. '/' .. (string.match(call('INFO', 'replication'), 'master_replid:(%x+)') or '')
+local server = call('INFO', 'replication')
+local _, ends = string.find(server, 'master_replid:', 1, true)
+server = run .. '/' .. (ends and sub(server, ends + 1, ends + 40) or '')
 local known = call('HMGET', meta, 'e', 's', 't', 'i')
 local epoch, seq, stamp = tonumber(known[1]), tonumber(known[2]) or 0, tonumber(known[3]) or 0
-local begun, changed, previous = epoch and known[4] == server, false, ''
+local begun, fresh, changed, previous = epoch and known[4] == server, false, false, ''
 
 local function begin()
   if epoch then
@@ -64,20 +66,19 @@ local function begin()
     call('UNLINK', log)
   end
   epoch, stamp = math.max(now, epoch + 1), math.max(now, stamp)
-  begun, changed = true, true
+  begun, fresh, changed = true, true, true
 end
 
-local function position()
-  return format('%014x-%014x', epoch, seq)
-end
 local written, stamped -- position and timestamp of the last change, as text
+local news = {} -- the entries, for the announcement: the lengths of their parts (items.py knows them), then the parts
+local news_bytes = #ARGV > MANY and NEWS_BYTES + 1 or 0
 
 local function append(kind, group, id, deadline, json, event)
   if not begun then
     begin()
   end
   seq, stamp, changed = seq + 1, math.max(now, stamp + 1), true
-  written, stamped = position(), format('%.0f', stamp)
+  written, stamped = format('%014x-%014x', epoch, seq), format('%.0f', stamp)
   if logging then
     local entry = format('%.0f-%.0f', epoch, seq)
     if keep == '' then
@@ -86,6 +87,12 @@ local function append(kind, group, id, deadline, json, event)
     else
       call('XADD', log, 'MAXLEN', '~', keep, entry, 'k', kind, 'g', group, 'i', id, 's', stamped,
         'd', deadline, 'e', event, 'p', previous, 'j', json)
+    end
+    if news_bytes <= NEWS_BYTES then
+      local text = struct.pack('>BHHBBHBI4', #entry, #group, #id, #stamped, #deadline, #event, #previous, #json)
+        .. entry .. kind .. group .. id .. stamped .. deadline .. event .. previous .. json
+      news[#news + 1] = text
+      news_bytes = news_bytes + #text
     end
     previous = ''
   end
@@ -110,7 +117,7 @@ local function remove(group, id, raw, deadline)
   if deadline > 0 then
     call('ZREM', deadlines, group .. '\0' .. id)
   end
-  append('d', group, id, 0, sub(raw, 44), '')
+  append('d', group, id, '0', sub(raw, 44), '')
 end
 
 local function store(kind, group, id, json, ttl, raw, old)
@@ -138,8 +145,12 @@ local function store(kind, group, id, json, ttl, raw, old)
 end
 
 local swept = 0
-local function sweep(most)
-  local due = call('ZRANGEBYSCORE', deadlines, '-inf', format('%.0f', now), 'LIMIT', 0, most)
+if ARGV[6] == '0' then
+  if check(deadlines, 'zset') then
+    return checked[deadlines]
+  end
+else
+  local due = call('ZRANGEBYSCORE', deadlines, '-inf', format('%.0f', now), 'LIMIT', 0, ARGV[6])
   for _, member in ipairs(due) do
     local cut = string.find(member, '\0', 1, true)
     local group, id = sub(member, 1, cut - 1), sub(member, cut + 1)
@@ -155,20 +166,7 @@ local function sweep(most)
   end
 end
 
-if tonumber(ARGV[6]) > 0 then
-  sweep(ARGV[6])
-end
-
 local left = {} -- what each write of this call left: a version, or "-"
-local function expected(expect, version)
-  if expect == '' then
-    return true
-  elseif sub(expect, 1, 1) == '#' then
-    expect = left[tonumber(sub(expect, 2))]
-  end
-  return expect == (version or '-')
-end
-
 local replies, at, number = {}, 8, 0
 while ARGV[at] do
   local count, conflict, raws, ends = tonumber(ARGV[at]), nil, {}, {}
@@ -185,8 +183,14 @@ while ARGV[at] do
       elseif not raw then
         conflict = check_order(group)
       end
-      if not conflict and not expected(ARGV[base + 4], live and sub(raw, 1, 29)) then
-        conflict = { '!', i - 1, live and raw }
+      local expect = ARGV[base + 4]
+      if not conflict and expect ~= '' then
+        if sub(expect, 1, 1) == '#' then
+          expect = left[tonumber(sub(expect, 2))]
+        end
+        if expect ~= (live and sub(raw, 1, 29) or '-') then
+          conflict = { '!', i - 1, live and raw }
+        end
       end
       if conflict then
         break
@@ -215,7 +219,7 @@ while ARGV[at] do
         end
         left[number + i] = '-'
       elseif kind ~= 'c' then
-        append(kind, group, id, 0, json, ARGV[base + 7])
+        append(kind, group, id, '0', json, ARGV[base + 7])
         result = { kind, written, stamp, false }
       end
       reply[i] = result
@@ -230,10 +234,15 @@ if not epoch or (ARGV[7] == '1' and not changed) then
   begin()
 end
 if changed then
-  call('HSET', meta, 'e', format('%.0f', epoch), 's', format('%.0f', seq), 't', format('%.0f', stamp),
-    'i', server)
+  if fresh then
+    call('HSET', meta, 'e', format('%.0f', epoch), 's', format('%.0f', seq), 't', format('%.0f', stamp), 'i', server)
+  else
+    call('HSET', meta, 's', format('%.0f', seq), 't', format('%.0f', stamp))
+  end
   if logging then
-    redis.pcall('PUBLISH', channel, position()) -- a user who may not publish is heard of later
+    -- Few news travel with the bell, and save its hearers the way to the log; of many it only says "look".
+    local told = news_bytes <= NEWS_BYTES and table.concat(news) or ''
+    redis.pcall('PUBLISH', channel, told) -- a user who may not publish is heard of later
   end
 end
-return { position(), swept, replies }
+return { format('%014x-%014x', epoch, seq), swept, replies }
