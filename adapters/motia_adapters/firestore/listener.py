@@ -136,6 +136,9 @@ class Listener:
                 self.error = error
             except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, OSError) as error:
                 self.error = read_failed(error, self._connection.address, "listen")
+            except Exception as error:
+                _log.exception("a listener failed: it is made again")
+                self.error = read_failed(error, self._connection.address, "listen")
             except asyncio.CancelledError:
                 if not self._targets or (task := asyncio.current_task()) is None or task.cancelling():
                     raise
@@ -159,6 +162,8 @@ class Listener:
             sender = asyncio.create_task(self._send(call), name="motia-firestore-listener-requests")
             try:
                 async for message in call:
+                    if message is None:  # how the driver says that it could not read one
+                        raise BackendError("firestore: a listener was sent a message that cannot be read")
                     self._hear(message)
             finally:
                 sender.cancel()

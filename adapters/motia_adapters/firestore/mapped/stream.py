@@ -22,6 +22,8 @@ from motia_core.model import Batch, Change, Item, Snapshot, StreamSpec, Write, W
 
 PAGE_ITEMS = 500
 """Documents in one page, at most."""
+GRACE = 300
+"""Seconds that a floor, once it was told, can still be started from."""
 PAGE_EVENTS = 100
 """Entries of the log of events that are read at once, at most."""
 
@@ -184,7 +186,7 @@ class MappedStream:
                 now = max(position, self._layout.position(self._states.time, LAST))
                 if now > position:
                     if position < self._floor and self._layout.position(self._states.since, 0) > position:
-                        raise await self._expired(position, "lies before what this process has kept")
+                        raise self._expired(position, "lies before what this process has kept")
                     position = now
                     yield Batch(tuple(new), position)
                     continue
@@ -224,15 +226,16 @@ class MappedStream:
         except ValueError:
             time, fits = 0, False
         if not fits or identity != self._layout.identity or time > now:
-            raise await self._expired(position, "is none of this database's history")
-        self._move_floor()
-        if position < self._floor:
-            raise await self._expired(
+            raise self._expired(position, "is none of this database's history")
+        if self._floor[19:] != identity:
+            self._move_floor()
+        if position < self._floor or time < now - HOUR * 1_000_000:
+            raise self._expired(
                 position, "is too long ago: Firestore remembers an hour, retention may be shorter"
             )
         return time
 
-    async def _expired(self, position: str, reason: str) -> PositionExpired:
+    def _expired(self, position: str, reason: str) -> PositionExpired:
         self._move_floor()
         return PositionExpired(
             f"firestore: position {position[:64]!r} of stream {self.stream.name!r} {reason}",
@@ -241,9 +244,9 @@ class MappedStream:
         )
 
     def _move_floor(self) -> None:
-        """The floor never goes back, except to another history."""
+        """The floor never goes back, except to another history; it moves only here, so that it can be started from."""
         now = self._connection.now()
-        age = HOUR if self._retention.age is None else min(HOUR, self._retention.age)
+        age = min(HOUR - GRACE, self._retention.age or HOUR)
         floor = self._layout.position(now - round(age * 1_000_000), LAST)
         if self._retention.count is not None:
             floor = max(floor, self._states.nth_last(self._retention.count) or "")
@@ -290,7 +293,7 @@ class MappedStream:
             told.append(state_change(gone, name, "delete", key, json))
         entries = await self._events.entries_since(time, timestamp(until))
         if entries is None:
-            raise await self._expired(after, "is followed by custom events that are gone")
+            raise self._expired(after, "is followed by custom events that are gone")
         changes = [change for change in states.placed([*told, *events_of(entries)]) if change.position > after]
         return changes, self._layout.position(until, LAST)
 
