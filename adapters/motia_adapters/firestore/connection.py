@@ -45,6 +45,7 @@ _CHANNEL_OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_reconnect_backoff_ms", 1_000),
 ]
 _AGAIN = 0.05  # seconds before a read is tried again
+_SHORT = 0.5  # seconds to wait for a server that was waited for in vain, until it is there again
 
 
 class LostRace(Exception):
@@ -63,6 +64,7 @@ class Connection:
         self._channel: Any = None
         self._stubs: dict[str, Any] = {}
         self._offset: float | None = None
+        self._away = False
         self._closing: set[asyncio.Task[None]] = set()
 
     @property
@@ -214,18 +216,22 @@ class Connection:
         channel = self._channel
         state = channel.get_state(try_to_connect=True)
         if state is grpc.ChannelConnectivity.READY:
+            self._away = False
             return
+        seconds = min(_SHORT, self.timeout) if self._away else self.timeout
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(seconds):
                 while state is not grpc.ChannelConnectivity.READY:
                     if state is grpc.ChannelConnectivity.SHUTDOWN:
                         raise closed(self.address)
                     await channel.wait_for_state_change(state)
                     state = channel.get_state(try_to_connect=True)
         except TimeoutError as error:
-            raise unreachable(self.address, self.timeout) from error
+            self._away = True
+            raise unreachable(self.address, seconds) from error
         except grpc.aio.UsageError as error:
             raise closed(self.address) from error
+        self._away = False
 
     async def _read(self, method: str, request: Any, doing: str) -> list[Any]:
         loop = asyncio.get_running_loop()

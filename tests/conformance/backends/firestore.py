@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 from google.auth.credentials import AnonymousCredentials
@@ -23,6 +25,7 @@ from motia_adapters.firestore.wire import BatchGetRequest
 from motia_core.adapter import Adapter, StorageSettings
 from motia_core.model import StreamSpec, Write
 from motia_core.testing import Cannot, Harness
+from motia_core.testing.proxy import Proxy
 from motia_core.testing.servers import Firestore as FirestoreServer
 from motia_core.values import encode_object
 from tests.conformance.backends.serving import served
@@ -43,13 +46,24 @@ class Firestore(Harness):
         server = await served("firestore")
         assert isinstance(server, FirestoreServer)
         self.server = server
+        url = urlsplit(server.url)
+        self.proxy = await Proxy(url.port or 80, url.hostname or "127.0.0.1").__aenter__()
+
+    async def stop(self) -> None:
+        await self.proxy.__aexit__()
 
     @property
     def options(self) -> FirestoreOptions:
+        """Past the proxy, which works only as long as this process's loop does."""
         return FirestoreOptions(project=PROJECT, emulator=self.server.url.removeprefix("http://"))
 
+    @property
+    def breakable(self) -> FirestoreOptions:
+        """By connections that `cut` breaks."""
+        return self.options.model_copy(update={"emulator": f"127.0.0.1:{self.proxy.port}"})
+
     def make(self, settings: StorageSettings) -> Adapter:
-        adapter = FirestoreAdapter(settings, self.options)
+        adapter = FirestoreAdapter(settings, self.breakable)
         self.adapters.append(adapter)
         return adapter
 
@@ -57,19 +71,44 @@ class Firestore(Harness):
         return partial(FirestoreAdapter, options=self.options)
 
     async def restart(self) -> None:
-        await self._ours().restart()
+        async with self._alone():
+            await self._ours().restart()
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncGenerator[None, None]:
+        """No adapter reaches the emulator: what it acknowledged after a copy would be lost by the restart."""
+        self.proxy.mode = "refuse"
+        self.proxy.cut()
+        try:
+            yield
+        finally:
+            self.proxy.mode = "pass"
 
     async def wipe(self) -> None:
         await asyncio.to_thread(self._ours().clear, PROJECT)
 
     async def backup(self) -> Any:
-        return await asyncio.to_thread(self._ours().export, PROJECT, self.path / "backup")
+        return await asyncio.to_thread(self._ours().export, PROJECT, Path(tempfile.mkdtemp(dir=self.path)) / "copy")
 
     async def restore(self, backup: Any) -> None:
         server = self._ours()
         await server.kill()
         server.seed = backup
         await server.start()
+
+    async def cut(self) -> None:
+        self.proxy.cut()
+
+    @asynccontextmanager
+    async def away(self) -> AsyncGenerator[None, None]:
+        """Killed. The emulator has its data in memory only: it gets them back from a copy."""
+        async with self._alone():
+            backup = await self.backup()
+            await self._ours().kill()
+        try:
+            yield
+        finally:
+            await self.restore(backup)
 
     async def lose_reply(self) -> None:
         """The next commit is applied, and its reply is lost on the way to us."""
@@ -114,16 +153,18 @@ class FirestoreMapped(Firestore):
     name = "firestore-mapped"
 
     def make(self, settings: StorageSettings) -> Adapter:
-        adapter = FirestoreAdapter(settings, self._options(settings))
+        adapter = FirestoreAdapter(settings, self._mapped(self.breakable, settings))
         self.adapters.append(adapter)
         return adapter
 
     def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
-        return partial(FirestoreAdapter, options=self._options(settings))
+        return partial(FirestoreAdapter, options=self._mapped(self.options, settings))
 
-    def _options(self, settings: StorageSettings) -> FirestoreOptions:
-        path = f"apps/{settings.namespace}/workspaces/{{group}}/documents_{settings.namespace}/{{id}}"
-        return self.options.model_copy(update={"mapped": MappedOptions(path=path)})
+    def _mapped(self, options: FirestoreOptions, settings: StorageSettings) -> FirestoreOptions:
+        return options.model_copy(update={"mapped": MappedOptions(path=self._path(settings))})
+
+    def _path(self, settings: StorageSettings) -> str:
+        return f"apps/{settings.namespace}/workspaces/{{group}}/documents_{settings.namespace}/{{id}}"
 
     @asynccontextmanager
     async def hold(self, settings: StorageSettings, stream: StreamSpec) -> AsyncGenerator[None, None]:
@@ -157,7 +198,7 @@ class FirestoreMapped(Firestore):
             await client._firestore_api.transport.close()
 
     def _document(self, client: Any, settings: StorageSettings, group: str, id: str) -> Any:
-        path = parse_template(self._options(settings).mapped.path).path(group, id)  # type: ignore[union-attr]
+        path = parse_template(self._path(settings)).path(group, id)
         return client.document(*path.split("/"))
 
 

@@ -230,9 +230,7 @@ class MappedStream:
         if self._floor[19:] != identity:
             self._move_floor()
         if position < self._floor or time < now - HOUR * 1_000_000:
-            raise self._expired(
-                position, "is too long ago: Firestore remembers an hour, retention may be shorter"
-            )
+            raise self._expired(position, "is too long ago: Firestore remembers an hour, retention may be shorter")
         return time
 
     def _expired(self, position: str, reason: str) -> PositionExpired:
