@@ -76,10 +76,10 @@ class Walk(RuleBasedStateMachine):
         except UpdateError as error:
             with pytest.raises((UpdateError, InvalidName)) as caught:
                 self.run(self.docs.update(group, id, ops))
-            if isinstance(caught.value, UpdateError):
-                assert (caught.value.index, caught.value.code) == (error.index, error.code)
-            else:
+            if isinstance(caught.value, InvalidName):
                 self._may_refuse(caught.value)
+            elif isinstance(caught.value, UpdateError):
+                assert (caught.value.index, caught.value.code) == (error.index, error.code)
             return
         try:
             result = self.run(self.docs.update(group, id, ops))

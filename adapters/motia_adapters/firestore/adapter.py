@@ -115,7 +115,7 @@ class FirestoreAdapter(Adapter):
         for other in self._streams.values():
             if isinstance(other, MappedStream):
                 raise UnsupportedCapability(
-                    f"storage {self.settings.name!r}: {template.text} is mapped by stream {other.stream.name!r} already;"
-                    f" give stream {stream.name!r} a storage of its own"
+                    f"storage {self.settings.name!r}: {template.text} is mapped by stream"
+                    f" {other.stream.name!r} already; give stream {stream.name!r} a storage of its own"
                 )
         return MappedStream(self._connection, paths, stream, template, self.settings.retention, self._options.poll)

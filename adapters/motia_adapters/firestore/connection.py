@@ -154,7 +154,7 @@ class Connection:
         return documents, read_time
 
     async def commit(self, writes: Sequence[Any]) -> Any:
-        """Do all writes or none. Raises `LostRace`, `OutcomeUnknown`, or another `BackendError`: nothing was written."""
+        """Do all writes or none. Raises `OutcomeUnknown`, or (if nothing was) `LostRace` or a `BackendError`."""
         await self._ready()
         self.calls["commits"] += 1
         try:

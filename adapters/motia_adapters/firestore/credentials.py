@@ -86,7 +86,8 @@ def _of_file(options: FirestoreOptions) -> Account:
     assert path is not None
     try:
         content = json.loads(path.read_bytes())
-        credentials = google.oauth2.service_account.Credentials.from_service_account_info(content, scopes=SCOPES)
+        make: Any = google.oauth2.service_account.Credentials.from_service_account_info
+        credentials = make(content, scopes=SCOPES)
     except OSError as error:
         raise BackendError(f"firestore: the key {str(path)!r} cannot be read: {error.strerror}") from error
     except (ValueError, AttributeError, TypeError):

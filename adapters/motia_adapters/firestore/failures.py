@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import grpc
 
 from motia_core.errors import BackendError, BackendUnavailable, OutcomeUnknown
@@ -24,7 +22,7 @@ _REMEDIES = {
     _Code.RESOURCE_EXHAUSTED: "the quota is used up, or the message is too large: see the project's quotas and billing",
     _Code.DEADLINE_EXCEEDED: "is the network up, and the address right? raise timeout if Firestore is far away",
     _Code.UNAVAILABLE: "is the network up, and the address right?",
-    _Code.INVALID_ARGUMENT: "Firestore takes 1 MiB in a document and 10 MiB in a commit: write smaller values or batches",
+    _Code.INVALID_ARGUMENT: "Firestore takes 1 MiB in a document and 10 MiB in a commit: write less at once",
 }
 
 
@@ -79,7 +77,7 @@ def _is_unavailable(error: BaseException) -> bool:
     return isinstance(error, OSError | TimeoutError)
 
 
-def _made(kind: type[Any], error: BaseException, address: str, doing: str) -> Any:
+def _made(kind: type[BackendError], error: BaseException, address: str, doing: str) -> BackendError:
     if isinstance(error, grpc.aio.AioRpcError):
         said = f"{error.code().name}: {error.details()}"
         remedy = _REMEDIES.get(error.code(), "")

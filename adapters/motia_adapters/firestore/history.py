@@ -31,16 +31,16 @@ MAX_BYTES = 900_000
 
 
 class Place(NamedTuple):
-    """A place in a stream's order: behind change ``index`` (from 1; 0: before the first) of document ``seq``."""
+    """A place in a stream's order: behind change ``number`` (from 1; 0: before the first) of document ``seq``."""
 
     seq: int
-    index: int
+    number: int
     mark: str
 
     @property
     def position(self) -> str:
         """As the core knows it."""
-        return f"{self.seq:013x}{self.index:03x}{self.mark}"
+        return f"{self.seq:013x}{self.number:03x}{self.mark}"
 
 
 def parse_position(text: str) -> Place | None:
@@ -122,7 +122,7 @@ class Entry:
                     version,
                     position,
                     change.event,
-                )  # fmt: skip
+                )
             )
         return found
 

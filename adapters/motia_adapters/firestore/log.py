@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from motia_adapters.firestore.connection import Connection, LostRace
@@ -69,9 +70,9 @@ class Log:
         found, _ = await self._connection.query(self._paths.stream, query)
         entries = [entry_of(document) for document in found]
         first = entries[0] if entries else None
-        if first is None or (first.seq, first.mark) != (place.seq, place.mark) or place.index > len(first.changes):
+        if first is None or (first.seq, first.mark) != (place.seq, place.mark) or place.number > len(first.changes):
             raise await self.expired(place.position, "is not a place in this store's history, or was trimmed")
-        for before, entry in zip(entries, entries[1:], strict=False):
+        for before, entry in pairwise(entries):
             if not entry.follows(before.seq, before.mark):
                 raise await self.expired(place.position, "is followed by changes that are gone")
         return entries

@@ -134,7 +134,7 @@ class Tail(Target):
 
 def changes_of(entries: list[Entry], place: Place, stream: str) -> tuple[list[Change], Place]:
     """The changes behind a place, whose own entry comes first, and the place behind the last of them."""
-    changes = entries[0].told(stream, place.index)
+    changes = entries[0].told(stream, place.number)
     for entry in entries[1:]:
         changes += entry.told(stream)
     return changes, entries[-1].end

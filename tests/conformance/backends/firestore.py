@@ -126,7 +126,7 @@ class Firestore(Harness):
         begin = BatchGetRequest(database=connection.database, documents=[name])
         begin.new_transaction.read_write.SetInParent()
         call = connection._stub("BatchGetDocuments")(begin, metadata=connection.metadata)
-        transaction = [answer.transaction async for answer in call][0]
+        transaction = await anext(answer.transaction async for answer in call)
         commit = asyncio.create_task(other.write(stream, [Write("set", "held", "x", encode_object({"held": True}))]))
         try:
             while not connection.calls["commits"]:  # noqa: ASYNC110 (it has no event)
@@ -190,8 +190,9 @@ class FirestoreMapped(Firestore):
 
     @asynccontextmanager
     async def _outsider(self) -> AsyncGenerator[Any, None]:
+        anonymous: Any = AnonymousCredentials
         with _emulated(self.server.url.removeprefix("http://")):
-            client = AsyncClient(project=PROJECT, credentials=AnonymousCredentials())
+            client = AsyncClient(project=PROJECT, credentials=anonymous())
         try:
             yield client
         finally:

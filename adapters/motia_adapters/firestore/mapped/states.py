@@ -278,7 +278,7 @@ class States(Target):
         return found
 
     async def _deletes(self, names: list[str], time: int) -> list[_Told]:
-        """Deletes of what was known, with the last value: this process's own note, or what was there at ``self.time``."""
+        """Deletes of what was known, with the last value: by our own note, or what was there at ``self.time``."""
         found = []
         unknown: list[str] = []
         for name in names:

@@ -178,7 +178,7 @@ class MappedStream:
             if time < self._states.since:
                 changes, position = await self._compare(after, time)
             else:
-                changes, position = (), after
+                changes, position = [], after
             yield Batch(tuple(changes), position)
             while not self._closed:
                 bell.clear()

@@ -63,7 +63,7 @@ class Template:
         """Raise `InvalidName` unless Firestore takes this as the id of a document."""
         if not _ID.fullmatch(name) or len(name.encode()) > MAX_ID:
             raise InvalidName(
-                f"{what} {name!r} cannot be the id of a document in Firestore: no '/', not '.' or '..', not __like_this__"
+                f"{what} {name!r} cannot be the id of a document in Firestore: no '/', not '.', '..' or __x__"
             )
 
 
