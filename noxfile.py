@@ -11,7 +11,7 @@ import nox
 
 HERE = Path(__file__).parent
 PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text())
-BACKENDS = ["memory", "sqlite", "redis"]
+BACKENDS = ["memory", "sqlite", "redis", "firestore"]
 INSTALL = ("--editable", ".[all,testing]", "--group", "test")
 
 nox.options.sessions = ["lint", "typing", "tests", "build"]

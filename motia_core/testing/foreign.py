@@ -166,8 +166,8 @@ class Foreign(Suite):
         docs = await world.stream()
         adapter = docs.hub.adapter
         outsider = Outsider(world, adapter)
-        await docs.set("g", "y", {"n": 1})
         position = (await docs.set("g", "x", {"n": 1})).position
+        await docs.set("g", "y", {"n": 1})
         await world.close(adapter)
         await outsider.set("g", "x", {"n": 2})
         await outsider.delete("g", "y")
@@ -175,15 +175,14 @@ class Foreign(Suite):
         again = await world.stream()
         assert await again.list("g") == [{"n": 2}, {"n": 3}]
         expected = [
+            Told("create", "g", "y", {"n": 1}),
             Told("update", "g", "x", {"n": 2}),
             Told("delete", "g", "y", {"n": 1}),
             Told("create", "g", "z", {"n": 3}),
         ]
-        await _logged(again.hub.adapter, position, lambda log: len(log) == len(expected))
-        log = story(again.capabilities, told(await read_log(again.hub.adapter, SPEC, position)))
-        if is_coalesced(again):  # when an item went is not known to whoever sees only that it is gone
-            log, expected = sorted(log, key=_id), sorted(expected, key=_id)
-        assert log == expected
+        await _logged(again.hub.adapter, position, lambda log: log[-1:] == expected[-1:])
+        log = told(await read_log(again.hub.adapter, SPEC, position))
+        assert story(again.capabilities, log) == story(again.capabilities, expected)
 
     async def test_B9_a_watch_ends_at_what_is_stored_whatever_it_leaves_out(self, world: World) -> None:
         docs = await _stream_of_states(world)
@@ -272,10 +271,6 @@ def _given(*items: tuple[str, int]) -> list[Change]:
         Change("create", SPEC.name, "g", id, encode_object({"n": n}), number / 10, None, f" {number}")
         for number, (id, n) in enumerate(items, 1)
     ]
-
-
-def _id(entry: Told) -> str:
-    return str(entry.id)
 
 
 def _ended(id: str) -> Any:

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from motia_core.testing import Harness, world
-from tests.conformance.backends.firestore import Firestore, FirestoreMapped
+from tests.conformance.backends.firestore import Firestore
 from tests.conformance.backends.redis import Redis, Redis62
 from tests.conformance.backends.references import Coalesced, Memory, Modest
 from tests.conformance.backends.serving import stop_all
 from tests.conformance.backends.sqlite import SQLite, SQLiteMapped
 
-BACKENDS: list[Any] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped, Redis, Redis62, Firestore, FirestoreMapped]
+BACKENDS: list[Any] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped, Redis, Redis62, Firestore]
 
 
 @pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import grpc
-from google.auth.credentials import AnonymousCredentials
-from google.cloud.firestore import AsyncClient
 from motia_adapters.firestore.adapter import FirestoreAdapter
 from motia_adapters.firestore.connection import Connection
-from motia_adapters.firestore.mapped.template import parse_template
 from motia_adapters.firestore.names import paths_of
-from motia_adapters.firestore.options import FirestoreOptions, MappedOptions
+from motia_adapters.firestore.options import FirestoreOptions
 from motia_adapters.firestore.wire import BatchGetRequest
 
 from motia_core.adapter import Adapter, StorageSettings
@@ -145,75 +141,6 @@ class Firestore(Harness):
         if not self.server.ours:
             raise Cannot("this server was given to us: it is not restarted, wiped or copied")
         return self.server
-
-
-class FirestoreMapped(Firestore):
-    """Documents of an application's own, which another program writes with the plain driver."""
-
-    name = "firestore-mapped"
-
-    def make(self, settings: StorageSettings) -> Adapter:
-        adapter = FirestoreAdapter(settings, self._mapped(self.breakable, settings))
-        self.adapters.append(adapter)
-        return adapter
-
-    def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
-        return partial(FirestoreAdapter, options=self._mapped(self.options, settings))
-
-    def _mapped(self, options: FirestoreOptions, settings: StorageSettings) -> FirestoreOptions:
-        return options.model_copy(update={"mapped": MappedOptions(path=self._path(settings))})
-
-    def _path(self, settings: StorageSettings) -> str:
-        return f"apps/{settings.namespace}/workspaces/{{group}}/documents_{settings.namespace}/{{id}}"
-
-    @asynccontextmanager
-    async def hold(self, settings: StorageSettings, stream: StreamSpec) -> AsyncGenerator[None, None]:
-        """A transaction of another program that has read a document and writes it when the block ends."""
-        async with self._outsider() as client:
-            reference = self._document(client, settings, "g", "held")
-            transaction = client.transaction()
-            await transaction._begin()
-            await reference.get(transaction=transaction)
-            transaction.set(reference, {"held": True})
-            yield
-            await transaction._commit()
-
-    async def set_out_of_band(
-        self, settings: StorageSettings, stream: StreamSpec, group: str, id: str, value: Any
-    ) -> None:
-        async with self._outsider() as client:
-            await self._document(client, settings, group, id).set(value)
-
-    async def delete_out_of_band(self, settings: StorageSettings, stream: StreamSpec, group: str, id: str) -> None:
-        async with self._outsider() as client:
-            await self._document(client, settings, group, id).delete()
-
-    @asynccontextmanager
-    async def _outsider(self) -> AsyncGenerator[Any, None]:
-        anonymous: Any = AnonymousCredentials
-        with _emulated(self.server.url.removeprefix("http://")):
-            client = AsyncClient(project=PROJECT, credentials=anonymous())
-        try:
-            yield client
-        finally:
-            await client._firestore_api.transport.close()
-
-    def _document(self, client: Any, settings: StorageSettings, group: str, id: str) -> Any:
-        path = parse_template(self._path(settings)).path(group, id)
-        return client.document(*path.split("/"))
-
-
-@contextmanager
-def _emulated(address: str) -> Generator[None, None, None]:
-    """What the plain driver is told to use the emulator by."""
-    before = os.environ.get("FIRESTORE_EMULATOR_HOST")
-    os.environ["FIRESTORE_EMULATOR_HOST"] = address
-    try:
-        yield
-    finally:
-        del os.environ["FIRESTORE_EMULATOR_HOST"]
-        if before is not None:
-            os.environ["FIRESTORE_EMULATOR_HOST"] = before
 
 
 def _lose_reply(connection: Connection) -> None:
