@@ -11,8 +11,10 @@ import nox
 
 HERE = Path(__file__).parent
 PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text())
-BACKENDS = ["memory", "sqlite", "redis", "firestore"]
-INSTALL = ("--editable", ".[all,testing]", "--group", "test")
+BACKENDS = ["memory", "sqlite", "redis", "firestore", "mongodb", "supabase", "postgres"]
+SERVERS = {"supabase": "postgres"}
+"""The server that a backend's tests need, where its name is another."""
+INSTALL = ("--editable", ".[all,testing]", "--editable", "plugins_contrib/motia-postgres", "--group", "test")
 
 nox.options.sessions = ["lint", "typing", "tests", "build"]
 nox.options.reuse_existing_virtualenvs = True
@@ -38,7 +40,14 @@ def conformance(session: nox.Session, backend: str) -> None:
     """The compliance suite against one backend, which must be there: a skip is a failure."""
     install(session, *INSTALL)
     session.run(
-        "python", "-m", "pytest", "tests/conformance", "-k", backend, *session.posargs, env={"MOTIA_REQUIRE": backend}
+        "python",
+        "-m",
+        "pytest",
+        "tests/conformance",
+        "-k",
+        backend,
+        *session.posargs,
+        env={"MOTIA_REQUIRE": SERVERS.get(backend, backend)},
     )
 
 
@@ -138,14 +147,14 @@ def scaffold(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Write the generated pages of the reference."""
-    install(session, "--editable", ".[server]")
+    install(session, "--editable", ".[server]", "--editable", "plugins_contrib/motia-postgres")
     session.run("python", "scripts/generate_docs.py", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Every claim of speed beside its baseline, interleaved; names of rows as arguments."""
-    install(session, "--editable", ".[all]", "jsonschema")
+    install(session, "--editable", ".[all]", "--editable", "plugins_contrib/motia-postgres", "jsonschema")
     if shutil.which("npm"):
         session.run(
             "npm",

@@ -14,11 +14,19 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import durable, inprocess, redis_server, sockets, storage
+from benchmarks import durable, inprocess, mongodb_server, postgres_server, redis_server, sockets, storage
 from benchmarks.rows import Measured, Row
 
 ROUNDS = 5
-ROWS: list[Row] = [*storage.ROWS, *redis_server.ROWS, *inprocess.ROWS, *sockets.ROWS, *durable.ROWS]
+ROWS: list[Row] = [
+    *storage.ROWS,
+    *redis_server.ROWS,
+    *mongodb_server.ROWS,
+    *postgres_server.ROWS,
+    *inprocess.ROWS,
+    *sockets.ROWS,
+    *durable.ROWS,
+]
 
 
 async def measure(row: Row) -> dict[str, object]:

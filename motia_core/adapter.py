@@ -190,6 +190,15 @@ class Finding:
     remedy: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step that a store needs before it can be used: what to run there, for people to read."""
+
+    name: str
+    """Unique among the storage's own; file names are made of it."""
+    text: str
+
+
 class Adapter(ABC):
     """One open storage. All methods run on the event loop that `open` ran on."""
 
@@ -269,6 +278,17 @@ class Adapter(ABC):
         is told as a delete too, because a snapshot may have shown it. Custom events are
         all told.
         """
+
+    def migrations(self) -> Sequence[Migration]:
+        """What the store needs before `open`, in order, done or not. No I/O; most stores need nothing."""
+        return []
+
+    async def migrate(self) -> Sequence[str]:
+        """Do those `migrations` that are missing, and return their names. Called without `open`.
+
+        Raises `UnsupportedCapability`, with what to do instead, if the store cannot be changed this way.
+        """
+        return []
 
     async def begin_history(self, stream: StreamSpec) -> None:
         """Begin a new history: all positions of the stream expire.

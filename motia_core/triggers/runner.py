@@ -431,7 +431,6 @@ class Runner:
     async def _take_up(self, crew: Crew, partition: Partition) -> None:
         """A queue's truth is its items, not the log: go on from what is there."""
         feed = self.feeds[crew.trigger.stream.name]
-        feed.full[partition] = crew
         assert crew.trigger.topic is not None
         while not partition.gone:
             partition.remembered = {*partition.covered, *crew.covered}
@@ -442,6 +441,8 @@ class Runner:
                 await self.clock.sleep(1.0)
                 continue
             if not partition.gone:
+                # Not before: who is full is fed again when there is room, also with what the items tell.
+                feed.full[partition] = crew
                 partition.recover(messages, position, feed.hash_of)
             return
 

@@ -254,7 +254,7 @@ async def test_a_refusal_at_the_upgrade_is_one(status: int) -> None:
     async def never(connection: ServerConnection) -> None: ...
 
     async with serve(never, "127.0.0.1", 0, process_request=refuse) as running:
-        port = running.sockets[0].getsockname()[1]
+        port = next(iter(running.sockets)).getsockname()[1]
         with pytest.raises(AccessDenied):
             await connect_stream("documents", group_id="w1", url=f"http://127.0.0.1:{port}").__aenter__()
 

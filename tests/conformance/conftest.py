@@ -13,20 +13,53 @@ import pytest
 
 from motia_core.testing import Harness, world
 from tests.conformance.backends.firestore import Firestore
+from tests.conformance.backends.mongodb import MongoDB, MongoDBMapped, MongoDBMotor
+from tests.conformance.backends.postgres import Postgres, PostgresMapped
 from tests.conformance.backends.redis import Redis, Redis62
 from tests.conformance.backends.references import Coalesced, Memory, Modest
 from tests.conformance.backends.serving import stop_all
 from tests.conformance.backends.sqlite import SQLite, SQLiteMapped
+from tests.conformance.backends.supabase import SupabaseDeaf, SupabaseManaged, SupabaseMapped, stop_standins
 
-BACKENDS: list[Any] = [Memory, Coalesced, Modest, SQLite, SQLiteMapped, Redis, Redis62, Firestore]
+BACKENDS: list[Any] = [
+    Memory,
+    Coalesced,
+    Modest,
+    SQLite,
+    SQLiteMapped,
+    Redis,
+    Redis62,
+    Firestore,
+    MongoDB,
+    MongoDBMapped,
+    MongoDBMotor,
+    Postgres,
+    PostgresMapped,
+    SupabaseManaged,
+    SupabaseDeaf,
+    SupabaseMapped,
+]
 
 
-@pytest.fixture(params=BACKENDS, ids=lambda backend: backend.name)
+LONG = [SupabaseMapped]
+"""What `nox -s chaos` alone runs: the same mapping as of "postgres-mapped", by a slower way."""
+PARAMETERS = [pytest.param(one, id=one.name, marks=[pytest.mark.chaos] if one in LONG else []) for one in BACKENDS]
+
+
+@pytest.fixture(params=PARAMETERS)
 async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[Harness, None]:
     harness = request.param(tmp_path)
     await harness.start()
     yield harness
     await harness.stop()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Realtime has no part in one process's random walk: without it that runs with the long tests."""
+    for item in items:
+        if "::TestMachine::" in item.nodeid and f"[{SupabaseDeaf.name}]" in item.nodeid:
+            item.add_marker(pytest.mark.chaos)
 
 
 RESULTS: dict[str, dict[str, dict[str, int]]] = {}
@@ -45,6 +78,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Stop the servers; write the counts where ``MOTIA_CONFORMANCE_REPORT`` says."""
+    stop_standins()
     stop_all()
     gathers = not hasattr(session.config, "workerinput")  # of several processes, the one that hears of all
     if gathers and "MOTIA_CONFORMANCE_REPORT" in os.environ and RESULTS:

@@ -6,6 +6,7 @@ import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,9 @@ from motia_core.config import Settings, parse_duration
 from motia_core.errors import ConfigError, MotiaError, PluginError
 from motia_core.memory import MEMORY
 from motia_core.plugins import Plugins
+
+INSTALLED = [f"{entry.dist.name}:{entry.name}" for entry in entry_points(group="motia.adapters") if entry.dist]
+"""Every adapter that this environment has."""
 
 
 class Mapped(BaseModel):
@@ -57,7 +61,7 @@ DISK = replace(
 
 
 def plugins(*extra: AdapterPlugin) -> Plugins:
-    return Plugins.load(extra=extra or (NET, DISK), blocked=["motia-core:sqlite", "motia-core:redis"], environ={})
+    return Plugins.load(extra=extra or (NET, DISK), blocked=INSTALLED, environ={})
 
 
 def load(folder: Path, toml: str | None = None, **environ: str) -> Settings:

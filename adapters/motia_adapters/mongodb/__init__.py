@@ -1,0 +1,1 @@
+"""Streams on MongoDB: collections of our own, or one of yours, read through change streams."""

@@ -1,0 +1,115 @@
+"""Whether a server can be used at all, and what ``doctor`` says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from motia_adapters.mongodb.link import Link
+from motia_adapters.mongodb.mapped.mapping import Collection
+from motia_core.adapter import Finding
+from motia_core.errors import BackendError
+
+OLDEST = (5, 0)
+MAPPED_OLDEST = (6, 0)
+SHORT_WINDOW = 24.0
+"""Hours of oplog under which ``doctor`` warns."""
+
+
+async def check_server(link: Link, *, mapped: bool) -> None:
+    """Raise `BackendError` with the remedy for a server without change streams, or too old."""
+    hello = await link.run({"hello": 1}, database="admin")
+    if "setName" not in hello and hello.get("msg") != "isdbgrid":
+        raise BackendError(
+            f"mongodb: the server at {link.address} is a standalone one, which has no change streams and no"
+            " transactions; start it with --replSet rs0 and run rs.initiate() once in mongosh"
+        )
+    if hello.get("msg") == "isdbgrid":
+        raise BackendError(f"mongodb: {link.address} is a sharded cluster (mongos), which is not supported")
+    version = await _version(link)
+    oldest = MAPPED_OLDEST if mapped else OLDEST
+    if version < oldest:
+        raise BackendError(
+            f"mongodb: the server at {link.address} is version {'.'.join(map(str, version))};"
+            f" {'.'.join(map(str, oldest))} or newer is needed"
+        )
+
+
+async def _version(link: Link) -> tuple[int, ...]:
+    info = await link.run({"buildInfo": 1}, database="admin")
+    return tuple(int(part) for part in info["versionArray"][:2])
+
+
+async def diagnose(link: Link, mapping: Collection | None) -> Sequence[Finding]:
+    """What is to be said of the server."""
+    findings: list[Finding] = []
+    hello = await link.run({"hello": 1}, database="admin")
+    version = ".".join(map(str, await _version(link)))
+    members = hello.get("hosts", []) + hello.get("passives", [])
+    said = f"mongodb {version} at {link.address}: replica set {hello.get('setName')!r} of {len(members)}"
+    findings.append(Finding("ok", said))
+    if len(members) == 1:
+        findings.append(
+            Finding("warning", "one member only: its loss is an outage", "add members: rs.add('host:27017') in mongosh")
+        )
+    findings += await _oplog(link)
+    if mapping is not None:
+        findings += await _mapped(link, mapping)
+    return findings
+
+
+async def _oplog(link: Link) -> list[Finding]:
+    try:
+        first, last = [
+            (
+                await link.run(
+                    {
+                        "find": "oplog.rs",
+                        "sort": {"$natural": way},
+                        "limit": 1,
+                        "projection": {"ts": 1},
+                        "singleBatch": True,
+                    },
+                    database="local",
+                )
+            )["cursor"]["firstBatch"][0]["ts"]
+            for way in (1, -1)
+        ]
+    except BackendError as error:
+        return [
+            Finding(
+                "warning",
+                f"the oplog may not be read ({_short(error)}): a restored backup is not noticed",
+                "grant the user the role read on database 'local'",
+            )
+        ]
+    hours = (last.time - first.time) / 3600
+    message = f"the oplog reaches {hours:.1f} h back: who was away longer gets a fresh sync"
+    if hours < SHORT_WINDOW:
+        remedy = "raise it: db.adminCommand({replSetResizeOplog: 1, minRetentionHours: 24})"
+        return [Finding("warning", message + " (a young server's is still short)", remedy)]
+    return [Finding("ok", message)]
+
+
+async def _mapped(link: Link, mapping: Collection) -> list[Finding]:
+    name = mapping.collection
+    found, _ = await link.read_all({"listCollections": 1, "filter": {"name": name}})
+    if not found:
+        return [Finding("error", f"there is no collection {name!r}", "create it, or correct mapped.collection")]
+    findings: list[Finding] = []
+    for check in (lambda: mapping.check_names(found[0]), lambda: mapping.check_unique(link)):
+        try:
+            waiting = check()
+            if waiting is not None:
+                await waiting
+        except BackendError as error:
+            said, _, remedy = str(error).partition("; run in mongosh: ")
+            findings.append(Finding("error", said, remedy))
+    if unusable := await mapping.unusable(link):
+        said = f"{unusable} documents of {name!r} cannot be items: {mapping.group!r} or {mapping.id!r} is missing or of"
+        findings.append(Finding("warning", f"{said} another type", "correct them, or set group_type and id_type"))
+    return findings or [Finding("ok", f"collection {name!r} keeps images, and its ids are unique")]
+
+
+def _short(error: Any) -> str:
+    return str(error)[:120]

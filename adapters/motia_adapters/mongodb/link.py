@@ -1,0 +1,202 @@
+"""One client, PyMongo's asynchronous one or Motor's, used in the one way that both have: commands.
+
+``command()`` gives whole replies, so that writes know their operation time, and it never sends
+a write a second time, whatever ``retryWrites`` says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from motia_adapters.mongodb.failures import failure
+from motia_adapters.mongodb.mapped.values import CODEC
+from motia_adapters.mongodb.options import MongoOptions
+from motia_core.errors import BackendError, BackendUnavailable, OutcomeUnknown
+
+MAJORITY = {"w": "majority"}
+GRACE = 0.5
+"""Seconds beyond the timeout until a call is given up by us instead of the driver."""
+
+
+class Link:
+    """The database, through whichever client there is."""
+
+    def __init__(self, options: MongoOptions, timeout: float, name: str) -> None:
+        self.options = options
+        self.timeout = timeout
+        self.address = options.address
+        self._name = name
+        self._client: Any = None
+        self._database: Any = None
+        self._calls: set[asyncio.Future[Any]] = set()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether commands can be sent."""
+        return self._client is not None
+
+    async def open(self) -> None:
+        """Make the client, or take the one that was handed in. Raises `BackendError` for a URL it cannot use."""
+        options = self.options
+        if options.client is not None:
+            self._client = options.client
+        else:
+            limit = max(1, round(self.timeout * 1000))
+            settings: dict[str, Any] = {
+                "serverSelectionTimeoutMS": limit, "connectTimeoutMS": limit, "socketTimeoutMS": limit,
+                "waitQueueTimeoutMS": limit, "appname": "motia-core", "retryWrites": False,
+            }  # fmt: skip
+            try:
+                self._client = _client_class(options.driver)(options.url.get_secret_value(), **settings)
+            except Exception as error:
+                raise failure(error, self.address, write=False) from error
+        self._database = self._client[options.database]
+
+    async def close(self) -> None:
+        """Close the client, unless it is the user's."""
+        client, self._client = self._client, None
+        if self._calls:
+            await asyncio.wait(list(self._calls), timeout=self.timeout)
+        if client is not None and self.options.client is None:
+            closing = client.close()
+            if inspect.isawaitable(closing):
+                await closing
+
+    def check_open(self) -> None:
+        """Raise `BackendUnavailable` if it is closed."""
+        if self._client is None:
+            raise BackendUnavailable(f"storage {self._name!r} (mongodb) is closed")
+
+    async def run(
+        self, command: Mapping[str, Any], *, session: Any = None, database: str | None = None, write: bool = False
+    ) -> Any:
+        """Send one command; its reply. Raises the driver's errors as the project's."""
+        self.check_open()
+        try:
+            return await self.send(command, session=session, database=database)
+        except Exception as error:
+            raise failure(error, self.address, write=write) from error
+
+    async def send(
+        self, command: Mapping[str, Any], *, session: Any = None, database: str | None = None, uncancelled: bool = False
+    ) -> Any:
+        """Like `run`, with the driver's own errors. ``uncancelled``: nobody cancels the task that asks."""
+        target = self._database if database is None else self._client[database]
+        work = target.command(command, session=session, codec_options=CODEC)
+        if uncancelled and self.options.client is None:  # our own clients have time limits of their own
+            reply = await work
+        else:
+            reply = await self._call(work, self.timeout + GRACE)
+        if "writeConcernError" in reply:
+            said = reply["writeConcernError"].get("errmsg", "")
+            raise OutcomeUnknown(f"mongodb: no majority confirmed a write in time ({said}), at {self.address}")
+        return reply
+
+    async def _call(self, work: Any, timeout: float) -> Any:
+        """The result of a call of the driver, in time.
+
+        Drivers lose a cancellation now and then (``asyncio.wait_for`` of Python 3.11 does, and
+        Motor's threads know none): so the call is a task of its own, and who waits for it may go.
+        """
+        task = asyncio.ensure_future(work)
+        self._calls.add(task)
+        task.add_done_callback(self._over)
+        try:
+            done, _ = await asyncio.wait([task], timeout=timeout)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if not done:
+            task.cancel()
+            raise TimeoutError(f"no answer within {timeout:g} s")
+        return task.result()
+
+    def _over(self, task: asyncio.Future[Any]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncGenerator[Any, None]:
+        """A session of the driver."""
+        self.check_open()
+        session = self._client.start_session(causal_consistency=False)
+        if inspect.isawaitable(session):
+            session = await session
+        try:
+            yield session
+        except BaseException:  # who failed has waited enough: a server that is away answers nobody
+            self.later(session.end_session())
+            raise
+        ending = session.end_session()
+        if inspect.isawaitable(ending):
+            with contextlib.suppress(Exception):
+                await self._call(ending, self.timeout + GRACE)
+
+    def later(self, work: Any) -> None:
+        """Let it be done; nobody waits but `close`."""
+        if inspect.isawaitable(work):
+            task = asyncio.ensure_future(work)
+            self._calls.add(task)
+            task.add_done_callback(self._over)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator[Any, None]:
+        """A session in a transaction, which the block has to `commit`; else it is aborted."""
+        from pymongo.read_concern import ReadConcern
+        from pymongo.write_concern import WriteConcern
+
+        async with self.session() as session:
+            started = session.start_transaction(
+                read_concern=ReadConcern("snapshot"), write_concern=WriteConcern(w="majority")
+            )
+            if inspect.isawaitable(started):
+                await started
+            yield session  # ending a session aborts what is not committed
+
+    async def commit(self, session: Any) -> Any:
+        """Commit; the operation time. Raises `OutcomeUnknown` where the answer was lost."""
+        try:
+            await self._call(session.commit_transaction(), 2 * self.timeout + GRACE)
+        except Exception as error:
+            raise failure(error, self.address, write=True, committing=True) from error
+        return session.operation_time
+
+    async def read_all(self, command: Mapping[str, Any]) -> tuple[list[Any], Any]:
+        """All documents of a ``find`` or ``aggregate``, and the cursor of the first reply."""
+        async with self.session() as session:
+            cursor = first = (await self.run(command, session=session))["cursor"]
+            documents: list[Any] = cursor["firstBatch"]
+            collection = first["ns"].partition(".")[2]
+            try:
+                while cursor["id"]:
+                    more = {"getMore": cursor["id"], "collection": collection}
+                    cursor = (await self.run(more, session=session))["cursor"]
+                    documents += cursor["nextBatch"]
+            except BackendError:  # a server that is away frees its cursors by itself
+                raise
+            except BaseException:
+                await asyncio.shield(self.kill_cursor(first["id"], collection, session))
+                raise
+            return documents, first
+
+    async def kill_cursor(self, cursor: Any, collection: str, session: Any) -> None:
+        """Free a cursor on the server; one that is gone, or a server that is, does not matter."""
+        if cursor and self._client is not None:
+            with contextlib.suppress(Exception):
+                await self.send({"killCursors": collection, "cursors": [cursor]}, session=session)
+
+
+def _client_class(driver: str) -> Any:
+    if driver == "motor":
+        from motor.motor_asyncio import AsyncIOMotorClient
+
+        return AsyncIOMotorClient
+    from pymongo import AsyncMongoClient
+
+    return AsyncMongoClient

@@ -1,0 +1,133 @@
+"""Items out of the user's collection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from bson import ObjectId
+
+from motia_adapters.mongodb.documents import Told
+from motia_adapters.mongodb.history import History
+from motia_adapters.mongodb.link import Link
+from motia_adapters.mongodb.mapped.mapping import BSON_TYPES, GONE, Collection, Found, to_text
+from motia_adapters.mongodb.places import end
+from motia_adapters.mongodb.rooms import Room
+from motia_core.errors import InvalidName, PositionExpired
+from motia_core.model import Item, Snapshot
+
+MAJORITY = {"level": "majority"}
+SIMPLE = {"locale": "simple"}
+
+
+async def get(link: Link, mapping: Collection, group: str, id: str) -> Item | None:
+    """The item, or ``None``."""
+    items, _ = await _find(link, mapping, group, id, None, None, MAJORITY)
+    return items[0] if items else None
+
+
+async def list_items(
+    link: Link, mapping: Collection, group: str, after: str | None, limit: int | None
+) -> Sequence[Item]:
+    """A group's items in the order of their ids."""
+    items, _ = await _find(link, mapping, group, None, after, limit, MAJORITY)
+    return items
+
+
+async def snapshot(
+    link: Link, history: History, mapping: Collection, room: Room, group: str, id: str | None, limit: int | None
+) -> Snapshot:
+    """Items at one cluster time, which is their position."""
+    items, time = await _find(link, mapping, group, id, None, limit, {"level": "snapshot"})
+    place = end(time)
+    return Snapshot(tuple(items), place.position(room.identity), await history.timestamp(place))
+
+
+async def list_groups(link: Link, mapping: Collection, after: str | None, limit: int | None) -> Sequence[str]:
+    """Groups that have items."""
+    command = {
+        "aggregate": mapping.collection,
+        "pipeline": [{"$match": mapping.where()}, {"$group": {"_id": f"${mapping.group}"}}],
+        "cursor": {"batchSize": 10_000},
+        "collation": SIMPLE,
+        "readConcern": MAJORITY,
+    }
+    found, _ = await link.read_all(command)
+    names = (to_text(entry["_id"], mapping.options.group_type) for entry in found)
+    groups = sorted(name for name in names if name is not None and (after is None or name > after))
+    return groups if limit is None else groups[:limit]
+
+
+async def _find(
+    link: Link,
+    mapping: Collection,
+    group: str,
+    id: str | None,
+    after: str | None,
+    limit: int | None,
+    concern: Mapping[str, Any],
+) -> tuple[list[Item], Any]:
+    """Items by the text of their ids.
+
+    The server's order is that of the text for texts and for ObjectIds, each among themselves, and is not
+    for integers: those are all read. What the server takes and is no item is left out here.
+    """
+    native, own = mapping.names(group, id)
+    base: dict[str, Any] = {**mapping.where(), mapping.group: native}
+    sort, page = True, limit
+    if own is not None:
+        base[mapping.id] = own
+        sort = False
+    elif mapping.options.id_type == "int" or (mapping.options.id_type == "auto"):
+        page = None
+    elif after is not None:
+        base[mapping.id] = {"$type": BSON_TYPES[mapping.options.id_type], "$gt": _native_bound(mapping, after)}
+    items: list[Item] = []
+    command: dict[str, Any] = {"find": mapping.collection, "filter": base, "readConcern": concern, "collation": SIMPLE,
+                               "batchSize": min(page or 1_000, 10_000)}  # fmt: skip
+    if sort:
+        command["sort"] = {mapping.id: 1}
+    documents, cursor = await link.read_all(command if page is None or own is not None else {**command, "limit": page})
+    for document in documents:
+        found = mapping.found(document)
+        if found is not None and (after is None or found.id > after):
+            items.append(Item(found.group, found.id, found.json, found.version))
+    items.sort(key=lambda item: item.id)
+    return (items if limit is None else items[:limit]), cursor.get("atClusterTime")
+
+
+def _native_bound(mapping: Collection, after: str) -> Any:
+    if mapping.options.id_type == "objectid":
+        try:
+            return ObjectId(after)
+        except Exception:
+            raise InvalidName(f"after {after!r} must be the 24 hex digits of an ObjectId") from None
+    return after
+
+
+def changes(mapping: Collection, event: Mapping[str, Any]) -> Iterator[Told]:
+    """The changes in an event of the user's collection: what the document was, and what it is."""
+    kind = event["operationType"]
+    if kind not in ("insert", "update", "replace", "delete"):
+        return
+    before, after = event.get("fullDocumentBeforeChange"), event.get("fullDocument")
+    if (kind != "insert" and before is None) or (kind != "delete" and after is None):
+        raise PositionExpired(
+            f"mongodb: collection {mapping.collection!r} kept no pre- or post-image of a change:"
+            " what it was cannot be told"
+        )
+    old = None if kind == "insert" else mapping.found(before)
+    new = None if kind == "delete" else mapping.found(after)
+    yield from differences(old, new)
+
+
+def differences(old: Found | None, new: Found | None) -> Iterator[Told]:
+    """The changes between two states of a document."""
+    if old is not None and new is not None and (old.group, old.id) == (new.group, new.id):
+        if old.json != new.json:
+            yield Told("update", new.group, new.id, new.json, new.version)
+        return
+    if old is not None:
+        yield Told("delete", old.group, old.id, old.json, GONE)
+    if new is not None:
+        yield Told("create", new.group, new.id, new.json, new.version, 0 if old is None else 1)

@@ -1,0 +1,82 @@
+"""Between writes: expired items are removed, old tombstones purged, marks of history moved."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from motia_adapters.mongodb import documents
+from motia_adapters.mongodb.documents import state_of
+from motia_adapters.mongodb.link import MAJORITY, Link
+from motia_adapters.mongodb.rooms import Room
+from motia_adapters.mongodb.writer import Writer
+from motia_core.errors import MotiaError
+from motia_core.model import Write
+
+INTERVAL = 1.0
+"""Seconds between two looks."""
+PORTION = 200
+"""Expired items that are removed in one go, at most."""
+TOMBSTONES = 3_600
+"""Seconds that a tombstone is kept, so that versions grow across delete and re-creation."""
+PURGES = 60
+"""Looks between two purges of tombstones."""
+
+_log = logging.getLogger(__name__)
+
+
+class Upkeep:
+    """A task that calls ``look`` again and again."""
+
+    def __init__(self, look: Callable[[int], Awaitable[None]]) -> None:
+        self._look = look
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run(), name="motia-mongodb-upkeep")
+
+    async def close(self) -> None:
+        """End."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        turn = 0
+        while True:
+            await asyncio.sleep(INTERVAL)
+            turn += 1
+            try:
+                await self._look(turn)
+            except MotiaError as error:  # the next look may do better
+                _log.debug("upkeep: %s", error)
+
+
+async def sweep(link: Link, room: Room, writer: Writer) -> None:
+    """Remove all items of a stream that have expired by the server's clock."""
+    while True:
+        command = {
+            "find": room.collection, "filter": {"$expr": {"$lte": ["$x", "$$NOW"]}, "x": {"$exists": True}},
+            "projection": documents.FIELDS, "hint": "expiry", "limit": PORTION, "batchSize": PORTION,
+            "singleBatch": True, "readConcern": {"level": "majority"},
+        }  # fmt: skip
+        found = (await link.run(command))["cursor"]["firstBatch"]
+        for document in found:
+            key, state = document["_id"], state_of(document)
+            gone = documents.State(True, state.count, state.nonce, state.expired)
+            if gone.stored is not None:
+                await writer.put(
+                    room, (Write("delete", key["g"], key["i"]), gone, documents.remove(documents.new_nonce()))
+                )
+        if len(found) < PORTION:
+            return
+
+
+async def purge(link: Link, room: Room) -> None:
+    """Remove tombstones that are old."""
+    old = {"d": {"$exists": True}, "$expr": {"$lte": ["$d", {"$subtract": ["$$NOW", TOMBSTONES * 1000]}]}}
+    deletes = [{"q": old, "limit": 0, "hint": "purge"}]
+    await link.run({"delete": room.collection, "deletes": deletes, "writeConcern": MAJORITY}, write=True)

@@ -1,0 +1,134 @@
+"""Who waits for a stream's news. A bell only says "look": one that is lost costs time and no change.
+
+Two things ring: the database's own news (`Database.wakeups`), and a look at the heads of
+all watched streams, in one call, which is all there is while no news comes in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field
+
+import orjson
+
+from motia_adapters.postgresql.database import Database
+from motia_core.errors import MotiaError
+
+HEALTHY = 1.0
+"""Seconds between two looks while news comes in."""
+DEAF = 0.25
+"""Seconds between two looks while none can."""
+_SLOWEST = 5.0  # seconds between two attempts to connect, at most
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Bell:
+    """One watch's bell, and how far it has read."""
+
+    position: str
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Bells:
+    """The bells of one adapter. Connections and looks exist while somebody listens."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._bells: dict[tuple[str, str], set[Bell]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._hearing = False
+
+    @property
+    def hears(self) -> bool:
+        """Whether news comes in."""
+        return self._hearing
+
+    @contextmanager
+    def listen(self, namespace: str, name: str, position: str) -> Iterator[Bell]:
+        """A bell that rings when the stream has changes after its position, or may have."""
+        bell = Bell(position)
+        self._bells.setdefault((namespace, name), set()).add(bell)
+        if not self._tasks:
+            who = self._database.name
+            self._tasks = [
+                asyncio.create_task(self._hear(), name=f"motia-{who}-news"),
+                asyncio.create_task(self._look(), name=f"motia-{who}-looks"),
+            ]
+        try:
+            yield bell
+        finally:
+            bells = self._bells[namespace, name]
+            bells.discard(bell)
+            if not bells:
+                del self._bells[namespace, name]
+
+    async def close(self) -> None:
+        """End it, and ring every bell."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        self._hearing = False
+        self._ring_all()
+
+    async def _hear(self) -> None:
+        delay = 0.05
+        while True:
+            try:
+                async with aclosing(self._database.wakeups()) as news:
+                    async for stream in news:
+                        delay = 0.05
+                        if stream is None:
+                            self._hearing = True
+                            self._ring_all()  # what happened before it could be heard
+                        else:
+                            for bell in self._bells.get(stream, ()):
+                                bell.event.set()
+            except Exception as error:  # whatever it is: the looks go on
+                _log.debug("%s: no news: %r", self._database.name, error)
+            self._hearing = False
+            await asyncio.sleep(delay)
+            delay = min(_SLOWEST, delay * 2)
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTHY if self._hearing else DEAF)
+            by_namespace: dict[str, list[str]] = {}
+            for namespace, name in self._bells:
+                by_namespace.setdefault(namespace, []).append(name)
+            for namespace, names in by_namespace.items():
+                try:
+                    heads = await self._database.rpc(
+                        "row_heads" if namespace == "*" else "heads",
+                        p_namespace=namespace,
+                        p_streams=orjson.dumps(names).decode(),
+                    )
+                    self._compare(namespace, names, heads)
+                except MotiaError as error:
+                    _log.debug("%s: no look: %s", self._database.name, error)
+                    self._ring_all()  # each finds out for itself
+
+    def _compare(self, namespace: str, names: Sequence[str], heads: Sequence[list[int] | None]) -> None:
+        for name, head in zip(names, heads, strict=True):
+            place = None if head is None else f"{head[0]:014x}-{head[1]:014x}"
+            for bell in self._bells.get((namespace, name), ()):
+                if bell.position != place:
+                    bell.event.set()
+
+    def _ring_all(self) -> None:
+        for bells in self._bells.values():
+            for bell in bells:
+                bell.event.set()
+
+
+async def rung(bell: Bell, seconds: float | None) -> None:
+    """Wait until the bell rings, or for so many seconds."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await bell.event.wait()

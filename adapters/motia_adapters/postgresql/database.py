@@ -1,0 +1,109 @@
+"""The seam between the SQL objects and a way to the database: what an adapter has to bring."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, ClassVar
+
+from motia_adapters.postgresql.failures import Trouble, closed, failure
+from motia_core.adapter import Finding, Migration
+from motia_core.errors import MotiaError
+
+
+class Database(ABC):
+    """A way to call the functions of one schema of one database.
+
+    Every function takes named arguments (text, numbers, booleans, ``None``) and returns one
+    JSON value, so that any way will do: a driver, or REST.
+    """
+
+    name: ClassVar[str]
+    """The adapter's name, for messages."""
+    schema: str = "motia"
+    """The schema of the SQL objects."""
+    timeout: float = 5.0
+    """Seconds after which a call has failed (F1)."""
+
+    @property
+    @abstractmethod
+    def address(self) -> str:
+        """Where it is, without any secret."""
+
+    @property
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Whether calls may be made."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect, or get ready to; driver's errors are translated by the caller."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Free everything; ends `wakeups`. Calling it twice is fine."""
+
+    @abstractmethod
+    async def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
+        """Call a function of the schema, once, and return its JSON, decoded. Raises the driver's errors.
+
+        It may be cancelled, and must leave no connection behind that still waits for the answer.
+        """
+
+    @abstractmethod
+    def map_error(self, error: Exception) -> Trouble:
+        """What a driver's error says; for anything that is no driver's error, ``lost``."""
+
+    @abstractmethod
+    def wakeups(self) -> AsyncGenerator[tuple[str, str] | None, None]:
+        """Yield ``None`` once news can come in, then ``(namespace, stream)`` for each stream that has some.
+
+        Ends, or raises, when the connection for it is lost; the caller begins again. News may
+        be lost: nothing but time depends on it.
+        """
+
+    @abstractmethod
+    async def migrate(self, wanted: Sequence[Migration]) -> list[str]:
+        """Run what is missing (see `migrations.apply`), without being open; the names of what was done.
+
+        Raises the driver's errors, or `UnsupportedCapability` where this way cannot.
+        """
+
+    async def diagnose(self) -> list[Finding]:
+        """Whether news comes in: what ``doctor`` says about this way to the database."""
+        try:
+            async with asyncio.timeout(self.timeout), aclosing(self.wakeups()) as news:
+                async for heard in news:
+                    if heard is None:
+                        return [Finding("ok", "news comes in at once")]
+        except Exception as error:
+            reason = str(error) or type(error).__name__
+        else:
+            reason = "the connection was refused"
+        return [self.deaf(reason)]
+
+    def deaf(self, reason: str) -> Finding:
+        """What ``doctor`` says where no news comes in."""
+        return Finding("warning", f"no news comes in ({reason}): readers look four times a second")
+
+    async def rpc(self, function: str, *, writes: bool = False, **arguments: Any) -> Any:
+        """Call a function within the timeout. Raises this project's errors; a write that was cut
+        off raises `OutcomeUnknown`."""
+        if not self.is_open:
+            raise closed(self.name, self.address)
+        try:
+            async with asyncio.timeout(self.timeout):
+                return await self.call(function, arguments)
+        except MotiaError:
+            raise
+        except TimeoutError as error:
+            late = Trouble("lost", f"no answer within {self.timeout:g} s")
+            raise self.failure(late, function, error, writes=writes) from error
+        except Exception as error:
+            raise self.failure(self.map_error(error), function, error, writes=writes) from error
+
+    def failure(self, trouble: Trouble, doing: str, cause: Exception, *, writes: bool = False) -> MotiaError:
+        """This project's error for what a driver's error says."""
+        return failure(trouble, self.name, self.address, doing, writes=writes, cause=cause)

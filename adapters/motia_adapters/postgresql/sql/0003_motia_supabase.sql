@@ -1,0 +1,34 @@
+-- motia-core on PostgreSQL, 3 of 3: what only Supabase needs.
+--
+-- Then expose the schema: Settings, API, "Exposed schemas": add motia (config.toml: api.schemas).
+-- The adapter calls the functions with the service key. A user's own key may call one function,
+-- motia.readable, which sees what row level security lets that user see: nothing, until you
+-- write a policy, for example
+--   CREATE POLICY members ON motia.item FOR SELECT TO authenticated USING (
+--       stream = motia.stream_id('motia', 'documents')
+--       AND grp IN (SELECT workspace FROM public.members WHERE member = auth.uid()));
+
+INSERT INTO motia.migration (name) VALUES ('0003_motia_supabase');
+
+GRANT USAGE ON SCHEMA motia TO service_role, authenticated;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA motia TO service_role;
+GRANT SELECT ON motia.item, motia.stream TO authenticated;
+
+CREATE FUNCTION motia.stream_id(p_namespace text, p_stream text) RETURNS integer
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+    SELECT id FROM motia.stream WHERE namespace = p_namespace AND name = p_stream
+$$;
+REVOKE EXECUTE ON FUNCTION motia.stream_id(text, text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION motia.stream_id(text, text), motia.readable(text, text, text, text),
+    motia.readable_rows(text, text, text, text), motia.key_names(text, text) TO authenticated;
+CREATE POLICY "names of streams" ON motia.stream FOR SELECT TO authenticated USING (true);
+
+CREATE OR REPLACE FUNCTION motia.wake(p_namespace text, p_stream text) RETURNS void
+-- News travels by Realtime's broadcast, on the private channel "motia"; a write never fails for want of it.
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM pg_notify('motia', json_build_array(p_namespace, p_stream)::text);
+    PERFORM realtime.send(jsonb_build_object('namespace', p_namespace, 'stream', p_stream), 'change', 'motia', true);
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'motia: Realtime was not told: %', SQLERRM;
+END $$;

@@ -1,0 +1,307 @@
+"""What is known of a mapped table: its keys, its columns, and what a row is as a value (A1).
+
+The database gives rows as JSON (``to_json``, with fixed settings for dates, bytes and
+intervals) and takes them as JSON (``json_populate_record``), so that a column's type alone
+decides how its values are spelt. Numbers may change their kind (1 is 1.0): they stay equal.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from motia_core.errors import InvalidName, InvalidValue
+from motia_core.values import MAX_INTEGER, MIN_INTEGER, decode_foreign, encode
+
+_DECIMAL = re.compile(r"(0|-?[1-9][0-9]{0,18})\Z")
+_SUSPICIOUS = re.compile(r"\\u0000|[0-9]{19}")
+_DEEP = 90  # opening brackets from which on nesting is looked at
+_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
+_REAL_MAX = 3.4e38
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The column of the groups, or of the ids."""
+
+    name: str
+    type: str
+
+    def raw(self, text: str, what: str) -> str | int:
+        """The cell, as JSON, for a group or id. Raises `InvalidName` if the column cannot hold it."""
+        if self.type == "text":
+            return text
+        if self.type == "uuid":
+            try:
+                if str(uuid.UUID(text)) == text:
+                    return text
+            except ValueError:
+                pass
+            raise InvalidName(f"{what} {text[:40]!r}: column {self.name!r} is uuid: 8-4-4-4-12 lower-case hex digits")
+        bits = _BITS[self.type]
+        if _DECIMAL.match(text) and -(2 ** (bits - 1)) <= int(text) < 2 ** (bits - 1):
+            return int(text)
+        raise InvalidName(f"{what} {text[:40]!r}: column {self.name!r} is {self.type}, so it must be a decimal number")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column that is part of the value."""
+
+    name: str
+    type: str
+    """As PostgreSQL calls it, without its modifier."""
+    mod: int = -1
+    not_null: bool = False
+    default: bool = False
+    generated: bool = False
+
+    @property
+    def is_json(self) -> bool:
+        """Whether it holds any JSON."""
+        return self.type in ("json", "jsonb")
+
+    @property
+    def is_fraction(self) -> bool:
+        """Whether it is a numeric that may have a fraction: shown as text, as no float can hold it."""
+        return self.type == "numeric" and not self.is_whole
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a numeric without a fraction."""
+        return self.type == "numeric" and self.mod >= 4 and (self.mod - 4) & 0x7FF == 0
+
+
+class _Unfit(Exception):
+    """The column cannot hold the value; the message ends a sentence."""
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Whether two JSON values are equal: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)
+
+
+def step(key: str) -> str:
+    """The path of an item's key, as in errors."""
+    return f"$.{key}" if key.isidentifier() else f"$[{key[:40]!a}]"
+
+
+class Table:
+    """A mapped table, as `motia.mapped` describes it."""
+
+    def __init__(self, shown: str, found: Mapping[str, Any], rest: str | None, include_ids: bool) -> None:
+        self.shown = shown
+        """Its name in messages."""
+        self.group = Key(found["group"], found["group_type"])
+        self.id = Key(found["id"], found["id_type"])
+        self.include_ids = include_ids
+        columns = [Column(**column) for column in found["columns"]]
+        self.columns = {
+            column.name: column
+            for column in columns
+            if column.name not in (self.group.name, self.id.name) and column.name != rest
+        }
+        self.rest = next((column for column in columns if column.name == rest), None)
+        self._exact = any(column.type == "numeric" for column in columns)
+
+    # -- out of the database ------------------------------------------------------------
+
+    def value(self, group: str, id: str, raw: str) -> dict[str, Any]:
+        """A row as an item's value: NULL is a key that is not there."""
+        row = self._decode(raw)
+        row.pop(self.group.name, None)
+        row.pop(self.id.name, None)
+        value = {key: member for key, member in row.items() if member is not None}
+        if self.rest is not None and self.rest.name in value:
+            rest = value.pop(self.rest.name)
+            value = (rest if isinstance(rest, dict) else {self.rest.name: rest}) | value
+        return value | self._ids(group, id)
+
+    def json(self, group: str, id: str, raw: str) -> bytes:
+        """A row as an item's encoded value."""
+        return orjson.dumps(self.value(group, id, raw))
+
+    def _decode(self, raw: str) -> dict[str, Any]:
+        row: dict[str, Any]
+        if self._exact:
+            row = json.loads(raw, parse_float=Decimal)
+            row = {key: self._exactly(key, member) for key, member in row.items()}
+        else:
+            row = decode_foreign(raw.encode())
+        if _SUSPICIOUS.search(raw) or raw.count("[") + raw.count("{") > _DEEP:
+            rest = None if self.rest is None else self.rest.name
+            row = {key: _ours(member, 0 if key == rest else 1) for key, member in row.items()}
+        return row
+
+    def _exactly(self, name: str, member: Any) -> Any:
+        column = self.columns.get(name)
+        if column is not None and column.type == "numeric" and member is not None:
+            whole = column.is_whole and isinstance(member, int) and MIN_INTEGER <= member <= MAX_INTEGER
+            return member if whole else f"{member:f}" if isinstance(member, Decimal) else str(member)
+        return _floats(member)
+
+    # -- into the database --------------------------------------------------------------
+
+    def wanted(self, group: str, id: str, value: dict[str, Any]) -> dict[str, Any]:
+        """A value that is to be stored, as it will be read. Raises `InvalidValue` if it shows another id."""
+        ids = self._ids(group, id)
+        for name, member in ids.items():
+            if name in value and not equal(value[name], member):
+                raise InvalidValue(
+                    f"column {name!r} of table {self.shown!r} is the item's own {member!r}: leave it out, or as it is",
+                    path=step(name),
+                )
+        return {**value, **ids}
+
+    def cells(self, group: str, id: str, value: Mapping[str, Any], old: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The columns to write, as JSON, so that the row has this value.
+
+        ``old``: the value that is there; columns that need not change are left out. Without
+        one, all are written. Raises `InvalidValue` for what the table cannot hold.
+        """
+        cells: dict[str, Any] = {}
+        removed = False
+        fits, rest = self._split(value, old or {})
+        for name, column in self.columns.items():
+            if column.generated:
+                continue
+            if name in fits:
+                if old is None or name not in old or not equal(old[name], value[name]):
+                    cells[name] = fits[name]
+            elif old is None or name in old:
+                cells[name] = None
+                removed = old is not None
+        if self.rest is not None and (old is None or removed or not equal(self._split(old, old)[1], rest)):
+            cells[self.rest.name] = rest if rest or self.rest.not_null else None
+        cells[self.group.name] = self.group.raw(group, "group id")
+        cells[self.id.name] = self.id.raw(id, "item id")
+        return cells
+
+    def defaults(self, value: Mapping[str, Any]) -> list[str]:
+        """Columns that a new row may leave to their defaults."""
+        return [
+            column.name
+            for column in self.columns.values()
+            if column.not_null and column.default and column.name not in value
+        ]
+
+    def check_names(self, group: str, id: str | None) -> None:
+        """Raise `InvalidName` if the columns cannot hold them."""
+        self.group.raw(group, "group id")
+        if id is not None:
+            self.id.raw(id, "item id")
+
+    def _split(self, value: Mapping[str, Any], old: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the columns take, as they take it, and what is left for the rest column."""
+        fits: dict[str, Any] = {}
+        rest: dict[str, Any] = {}
+        for name, member in value.items():
+            if name in (self.group.name, self.id.name) and self.include_ids:
+                continue
+            column = self.columns.get(name)
+            if column is None:
+                if self.rest is None and not (name in old and equal(old[name], member)):
+                    known = ", ".join(map(repr, self.columns)) or "none"
+                    raise InvalidValue(
+                        f"table {self.shown!r} has no column for {name!r}, and the mapping no rest_field;"
+                        f" columns: {known}",
+                        path=step(name),
+                    )
+                rest[name] = member
+                continue
+            try:
+                if column.generated and not (name in old and equal(old[name], member)):
+                    raise _Unfit("is generated: it cannot be written")
+                fits[name] = _fitted(column, member)
+            except _Unfit as reason:
+                if self.rest is None or column.generated:
+                    remedy = "" if self.rest is not None else "; a rest_field could take it"
+                    raise InvalidValue(
+                        f"column {name!r} of table {self.shown!r} {reason}{remedy}", path=step(name)
+                    ) from None
+                rest[name] = member
+        return fits, rest
+
+    def _ids(self, group: str, id: str) -> dict[str, str | int]:
+        if not self.include_ids:
+            return {}
+        return {self.group.name: self.group.raw(group, "group id"), self.id.name: self.id.raw(id, "item id")}
+
+
+def _fitted(column: Column, value: Any) -> Any:
+    """The JSON to give for a value, so that it is equal when it is read. Raises `_Unfit`."""
+    type = column.type
+    if value is None:
+        raise _Unfit("cannot hold null beside NULL, which is a key that is not there")
+    if column.is_json:
+        return value
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if type in _BITS or column.is_whole:
+        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+            value = int(value)
+        bits = _BITS.get(type, 64)
+        if not number or isinstance(value, float) or not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
+            raise _Unfit(f"is {type}: it holds whole numbers of its range")
+    elif type in ("real", "double precision"):
+        if not number or (isinstance(value, int) and int(float(value)) != value):
+            raise _Unfit(f"is {type}: it holds numbers that a float can hold")
+        if type == "real" and abs(value) > _REAL_MAX:
+            raise _Unfit("is real: the number is too large")
+    elif type == "boolean":
+        if not isinstance(value, bool):
+            raise _Unfit("is boolean: it holds true and false")
+    elif type in ("text", "character varying"):
+        if not isinstance(value, str):
+            raise _Unfit(f"is {type}: it holds text")
+        if type == "character varying" and 4 <= column.mod < len(value) + 4:
+            raise _Unfit(f"is varchar({column.mod - 4}): the text is too long")
+    elif type.endswith("[]"):
+        if not isinstance(value, list):
+            raise _Unfit(f"is {type}: it holds lists")
+    elif not isinstance(value, str):
+        raise _Unfit(f"is {type}: its values are text")
+    return value
+
+
+def _floats(member: Any) -> Any:
+    """JSON as `orjson` would have read it."""
+    if isinstance(member, Decimal):
+        return float(member)
+    if isinstance(member, dict):
+        return {key: _floats(value) for key, value in member.items()}
+    if isinstance(member, list):
+        return [_floats(value) for value in member]
+    return member
+
+
+def _ours(member: Any, depth: int) -> Any:
+    """JSON that anybody may have written; what is none of ours (A1) is shown as its text."""
+    try:
+        encode(member, depth=depth)
+    except InvalidValue:
+        return json.dumps(member, ensure_ascii=False).replace("\x00", "\\u0000")
+    return member
+
+
+def row_of(cells: Mapping[str, Any]) -> str:
+    """The columns to write, as the function takes them."""
+    return orjson.dumps(cells).decode()
+
+
+def unusable(table: str, count: int, keys: Sequence[str]) -> str:
+    """What is said of rows that cannot be items."""
+    return (
+        f"{count} rows of table {table!r} cannot be items and are not shown: {' or '.join(map(repr, keys))} is NULL,"
+        " empty, too long, or holds control characters"
+    )

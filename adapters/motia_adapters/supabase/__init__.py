@@ -1,0 +1,1 @@
+"""Streams in Supabase: functions called through supabase-py, news by Realtime broadcast."""

@@ -1,0 +1,177 @@
+"""The way to the database: functions by RPC through supabase-py, news by Realtime broadcast."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import httpx
+from postgrest.exceptions import APIError
+from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
+from supabase import AsyncClient, AsyncClientOptions, acreate_client
+
+from motia_adapters.postgresql.database import Database
+from motia_adapters.postgresql.failures import Trouble
+from motia_adapters.postgresql.migrations import apply
+from motia_adapters.supabase.options import SupabaseOptions
+from motia_core.adapter import Finding, Migration
+from motia_core.errors import BackendError, BackendUnavailable, ConfigError, MissingDependency, UnsupportedCapability
+
+TOPIC = "motia"
+"""The private channel on which `motia.wake` broadcasts."""
+_CONNECTIONS = 20
+_JOINING = 10.0  # seconds until a channel that does not come up is given up
+_ALIVE = 1.0  # seconds between two looks whether the connection is there
+_ENDED = "ended"
+_GATEWAY = (502, 503, 504)
+
+
+def _listens(socket: AsyncRealtimeClient) -> bool:
+    """Whether anything can come in: a listener that died on an error leaves the client "connected"."""
+    listener = getattr(socket, "_listen_task", None)
+    return socket.is_connected and not (isinstance(listener, asyncio.Task) and listener.done())
+
+
+class SupabaseDatabase(Database):
+    """A Supabase project."""
+
+    name: ClassVar[str] = "supabase"
+
+    def __init__(self, options: SupabaseOptions, timeout: float) -> None:
+        self.schema = options.schema_name
+        self.timeout = timeout
+        self.listening = options.realtime
+        self._options = options
+        self._key = options.service_key.get_secret_value()
+        self._http: httpx.AsyncClient | None = None
+        self._client: AsyncClient | None = None
+
+    @property
+    def address(self) -> str:
+        """The project's URL."""
+        return self._options.address
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls may be made."""
+        return self._client is not None
+
+    async def open(self) -> None:
+        """Get ready; the first call connects."""
+        # A client of our own: no retries, HTTP/1.1 (a cut request takes no other with it), our timeout.
+        self._http = httpx.AsyncClient(
+            verify=self.address.startswith("https:"),  # reading all certificates takes a while
+            timeout=httpx.Timeout(self.timeout),
+            limits=httpx.Limits(max_connections=_CONNECTIONS),
+        )
+        options = AsyncClientOptions(
+            schema=self.schema,
+            httpx_client=self._http,
+            postgrest_client_retry=False,
+            auto_refresh_token=False,
+            persist_session=False,
+        )
+        self._client = await acreate_client(self._options.address, self._key, options)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        self._client = None
+        http, self._http = self._http, None
+        if http is not None:
+            await http.aclose()
+
+    async def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
+        """``POST /rest/v1/rpc/function``."""
+        assert self._client is not None
+        answer = await self._client.schema(self.schema).rpc(function, dict(arguments)).execute()
+        return answer.data
+
+    def map_error(self, error: Exception) -> Trouble:
+        """By PostgREST's code, which is the SQLSTATE where the database refused."""
+        if isinstance(error, APIError):
+            code = str(error.code or "")
+            if code.isdecimal() and len(code) == 3 and int(code) in _GATEWAY:
+                return Trouble("lost", f"the API answered {code}: {error.message}", code)
+            message = error.message or str(error.details or error)
+            return Trouble("lost" if code[:3] in ("57P", "08P") or code[:2] == "08" else "refused", message, code)
+        said = str(error) or type(error).__name__
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.UnsupportedProtocol):
+            return Trouble("unreachable", said)
+        return Trouble("lost", said)
+
+    async def wakeups(self) -> AsyncGenerator[tuple[str, str] | None, None]:
+        """A connection to Realtime for as long as it lasts: whoever asked begins anew."""
+        if not self.listening:
+            await asyncio.Event().wait()
+        url = f"{self.address}/realtime/v1"
+        socket = AsyncRealtimeClient(url, self._key, auto_reconnect=False, timeout=round(_JOINING))
+        news: asyncio.Queue[tuple[str, str] | str | None] = asyncio.Queue()
+
+        def state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
+            news.put_nowait(None if state == RealtimeSubscribeStates.SUBSCRIBED else _ENDED)
+
+        def hear(message: Mapping[str, Any]) -> None:
+            payload = message.get("payload")
+            if isinstance(payload, Mapping):
+                found = payload.get("namespace"), payload.get("stream")
+                if isinstance(found[0], str) and isinstance(found[1], str):
+                    news.put_nowait((found[0], found[1]))
+
+        config: Any = {"config": {"broadcast": {"ack": False, "self": False}, "presence": None, "private": True}}
+        channel = socket.channel(TOPIC, config)
+        channel.on_broadcast("change", hear)
+        channel.on_system(lambda _: news.put_nowait(None))  # from now on nothing is missed
+        try:
+            async with asyncio.timeout(_JOINING):
+                await channel.subscribe(state)
+            while _listens(socket):
+                try:
+                    async with asyncio.timeout(_ALIVE):
+                        heard = await news.get()
+                except TimeoutError:
+                    continue
+                if isinstance(heard, str):
+                    return
+                yield heard
+        finally:
+            with contextlib.suppress(Exception):
+                await socket.close()
+
+    async def migrate(self, wanted: Sequence[Migration]) -> list[str]:
+        """Over the direct connection: the API runs no DDL."""
+        if self._options.database_url is None:
+            raise UnsupportedCapability(
+                f"supabase: the API of {self.address} cannot change the schema: give database_url, or apply what"
+                " motia-core migrate print shows (its --folder option writes migrations for the Supabase CLI)"
+            )
+        try:
+            import asyncpg
+        except ImportError as error:
+            raise MissingDependency(
+                'supabase: to apply migrations asyncpg is needed; install it with: pip install "asyncpg"'
+            ) from error
+        try:
+            connection = await asyncpg.connect(self._options.database_url.get_secret_value(), timeout=self.timeout)
+        except Exception as error:
+            raise BackendUnavailable(f"supabase: cannot connect to database_url: {type(error).__name__}") from error
+        try:
+            return await apply(connection, self.schema, wanted)
+        except asyncpg.PostgresError as error:
+            if error.sqlstate == "MO002":
+                raise ConfigError(f"supabase: {error}") from error
+            raise BackendError(f"supabase: cannot migrate {self.address}: {error}") from error
+        finally:
+            await connection.close()
+
+    async def diagnose(self) -> list[Finding]:
+        """Whether Realtime lets us in."""
+        if not self.listening:
+            return [Finding("ok", "realtime = false: readers look four times a second")]
+        return await super().diagnose()
+
+    def deaf(self, reason: str) -> Finding:
+        """The key, mostly, or Realtime is off."""
+        remedy = "is Realtime enabled, and is service_key the service role's? realtime = false turns it off on purpose"
+        return Finding("warning", f"Realtime does not let us in ({reason}): readers look four times a second", remedy)

@@ -1,0 +1,1 @@
+"""motia-core streams on Postgres."""

@@ -1,0 +1,197 @@
+"""A collection of the user's: other programs' writes of all kinds, types that JSON lacks, what cannot be mapped."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from bson import Binary, Decimal128, Int64, ObjectId
+from motia_adapters.mongodb.options import MappedOptions
+
+from motia_core.errors import BackendError, Conflict, InvalidName, InvalidValue, PositionExpired, UnsupportedCapability
+from motia_core.model import StreamSpec, Write
+from motia_core.operations import parse
+from motia_core.values import encode_object
+
+FOREIGN = """
+import sys
+from pymongo import InsertOne, MongoClient, DeleteOne, UpdateOne
+client = MongoClient(sys.argv[1])
+orders = client["shop"]["orders"]
+orders.insert_many([{"_id": f"o{n}", "customer": "ada", "n": n} for n in range(5)])
+orders.update_many({"customer": "ada"}, {"$inc": {"n": 10}})
+orders.replace_one({"_id": "o0"}, {"customer": "ada", "n": 100})
+orders.bulk_write([InsertOne({"_id": "o9", "customer": "bob", "n": 9}),
+                   UpdateOne({"_id": "o1"}, {"$set": {"customer": "bob"}}), DeleteOne({"_id": "o2"})])
+with client.start_session() as session, session.start_transaction():
+    orders.delete_one({"_id": "o3"}, session=session)
+    orders.insert_one({"_id": "o8", "customer": "ada", "n": 8}, session=session)
+client.close()
+"""
+
+
+async def _map(lab: Any, *, images: bool = True, **given: Any) -> tuple[Any, Any]:
+    """An adapter on the collection "orders", and that collection as another program has it."""
+    server = await lab.serve()
+    orders = lab.client(server.url)["shop"]["orders"]
+    await orders.database.create_collection("orders", changeStreamPreAndPostImages={"enabled": images})
+    options: Any = {"collection": "orders", "group_field": "customer", **given}
+    mapped = MappedOptions(**options)
+    return await lab.connect(server.url, mapped=mapped), orders
+
+
+def _update(id: str, *operations: dict[str, Any]) -> Write:
+    return Write("update", "ada", id, operations=parse(list(operations)), finish=encode_object)
+
+
+async def test_every_kind_of_write_by_another_process_is_a_change(lab: Any) -> None:
+    adapter, _ = await _map(lab, include_ids=False)
+    start = await adapter.head(lab.docs)
+    other = await asyncio.create_subprocess_exec(sys.executable, "-c", FOREIGN, lab.servers[0].url)
+    assert await other.wait() == 0
+
+    async def arrived() -> bool:
+        return len(await lab.log(adapter, start)) >= 16
+
+    await lab.eventually(arrived, "the other program's changes")
+    told = [(c.type, c.group_id, c.id, c.data["n"]) for c in await lab.log(adapter, start)]
+    assert told == [
+        *(("create", "ada", f"o{n}", n) for n in range(5)),
+        *(("update", "ada", f"o{n}", n + 10) for n in range(5)),
+        ("update", "ada", "o0", 100),
+        ("create", "bob", "o9", 9),
+        ("delete", "ada", "o1", 11),
+        ("create", "bob", "o1", 11),
+        ("delete", "ada", "o2", 12),
+        ("delete", "ada", "o3", 13),
+        ("create", "ada", "o8", 8),
+    ]
+    log = await lab.log(adapter, start)
+    assert [c.timestamp for c in log] == sorted({c.timestamp for c in log})
+    assert [item.id for item in await adapter.list(lab.docs, "ada", after=None, limit=None)] == ["o0", "o4", "o8"]
+
+
+async def test_types_that_json_lacks_are_shown_and_stay_what_they_are(lab: Any) -> None:
+    adapter, orders = await _map(lab)
+    id, other = ObjectId(), ObjectId()
+    native = {
+        "_id": id, "customer": "ada", "when": datetime(2026, 1, 31, 12, tzinfo=UTC), "price": Decimal128("1.10"),
+        "uuid": Binary(uuid.UUID(int=7).bytes, 4), "blob": Binary(b"\x00\x01"), "ref": other, "long": Int64(5),
+        "nan": float("inf"), "deep": {"list": [datetime(2026, 1, 1, tzinfo=UTC)]}, "a.b": 1,
+    }  # fmt: skip
+    await orders.insert_one(native)
+    item = await adapter.get(lab.docs, "ada", str(id))
+    assert item.value == {
+        "_id": str(id), "customer": "ada", "when": "2026-01-31T12:00:00.000Z", "price": "1.10",
+        "uuid": "00000000-0000-0000-0000-000000000007", "blob": "AAE=", "ref": str(other), "long": 5,
+        "nan": "Infinity", "deep": {"list": ["2026-01-01T00:00:00.000Z"]}, "a.b": 1,
+    }  # fmt: skip
+    changed = [{"type": "set", "path": "status", "value": "paid"}, {"type": "set", "path": "price", "value": "2.20"}]
+    await adapter.write(lab.docs, [_update(str(id), *changed)])
+    await lab.put(adapter, str(id), {**(await adapter.get(lab.docs, "ada", str(id))).value, "n": 1}, group="ada")
+    pipeline = [{"$project": {key: {"$type": {"$getField": key}} for key in native if "." not in key}}]
+    types = (await (await orders.aggregate(pipeline)).to_list())[0]
+    assert (types["when"], types["price"], types["uuid"], types["blob"]) == ("date", "decimal", "binData", "binData")
+    assert (types["ref"], types["long"], types["nan"]) == ("objectId", "long", "double")
+    stored = await orders.find_one({"_id": id})
+    assert stored["price"] == Decimal128("2.20")
+    assert (stored["status"], stored["n"], stored["blob"]) == ("paid", 1, b"\x00\x01")
+
+
+async def test_what_is_no_item_is_counted_and_not_shown(lab: Any, caplog: pytest.LogCaptureFixture) -> None:
+    adapter, orders = await _map(lab)
+    bad: list[Any] = [{}, {"customer": 5}, {"customer": None}, {"customer": ["ada"]}, {"customer": "ada", "_id": 7}]
+    await orders.insert_many([*bad, {"customer": "ada", "_id": "good"}])
+    with caplog.at_level("WARNING"):
+        await adapter.prepare(lab.docs)
+    assert "5 documents of collection 'orders' cannot be items" in caplog.text
+    assert [item.id for item in await adapter.list(lab.docs, "ada", after=None, limit=None)] == ["good"]
+    assert await adapter.list_groups(lab.docs, after=None, limit=None) == ["ada"]
+    start = await adapter.head(lab.docs)
+    await orders.update_one({"customer": 5}, {"$set": {"customer": "bob"}})
+    assert [(c.type, c.group_id) for c in await lab.log(adapter, start)] == [("create", "bob")]
+    assert any(finding.message.startswith("4 documents") for finding in await adapter.diagnose())
+
+
+async def test_collections_that_cannot_be_mapped_are_refused_with_the_remedy(lab: Any) -> None:
+    adapter, _ = await _map(lab, images=False)
+    with pytest.raises(BackendError, match=r"no pre- and post-images.*collMod"):
+        await adapter.prepare(lab.docs)
+    url = lab.servers[0].url
+    options: Any = {"collection": "orders", "group_field": "customer", "enable_images": True}
+    other = await lab.connect(url, mapped=MappedOptions(**{**options, "id_field": "code"}))
+    with pytest.raises(BackendError, match=r"no unique index.*createIndex"):
+        await other.prepare(lab.docs)
+    missing = await lab.connect(url, mapped=MappedOptions(**{**options, "collection": "nowhere"}))
+    with pytest.raises(BackendError, match="there is no collection 'nowhere'"):
+        await missing.prepare(lab.docs)
+    good = await lab.connect(url, mapped=MappedOptions(**options))
+    await good.prepare(lab.docs)
+    with pytest.raises(UnsupportedCapability, match="a storage of its own"):
+        await good.prepare(StreamSpec("second"))
+
+
+async def test_what_a_collection_cannot_hold_is_refused_and_nothing_written(lab: Any) -> None:
+    adapter, orders = await _map(lab)
+    for value in ({"$set": 1}, {"a": {"$x": 1}}, {"customer": "bob"}, {"_id": "other"}):
+        with pytest.raises(InvalidValue):
+            await lab.put(adapter, "x", value, group="ada")
+    await lab.put(adapter, "x", {"a.b": {"c.d": 1}, "": 2, "customer": "ada"}, group="ada")
+    assert (await adapter.get(lab.docs, "ada", "x")).value == {"_id": "x", "customer": "ada", "a.b": {"c.d": 1}, "": 2}
+    with pytest.raises(Conflict, match="belongs to group 'ada'"):
+        await lab.put(adapter, "x", {}, group="bob")
+    assert await orders.count_documents({}) == 1
+    await orders.create_index("email", unique=True, sparse=True)
+    await lab.put(adapter, "y", {"email": "a@b"}, group="ada")
+    with pytest.raises(InvalidValue, match="refuses it"):
+        await lab.put(adapter, "z", {"email": "a@b"}, group="ada")
+    await orders.database.command({"collMod": "orders", "validator": {"n": {"$lt": 5}}})
+    with pytest.raises(InvalidValue, match="refuses it"):
+        await lab.put(adapter, "z", {"n": 9}, group="ada")
+
+
+async def test_filter_fields_and_integer_ids(lab: Any) -> None:
+    adapter, orders = await _map(lab, id_type="int", filter={"kind": "order"}, fields=["n"], include_ids=False)
+    await orders.insert_many([{"_id": n, "customer": "ada", "kind": "order", "n": n, "secret": 1} for n in (2, 10, 9)])
+    await orders.insert_one({"_id": 3, "customer": "ada", "kind": "note", "n": 3})
+    items = await adapter.list(lab.docs, "ada", after=None, limit=None)
+    assert [(item.id, item.value) for item in items] == [("10", {"n": 10}), ("2", {"n": 2}), ("9", {"n": 9})]
+    assert [item.id for item in await adapter.list(lab.docs, "ada", after="10", limit=1)] == ["2"]
+    start = await adapter.head(lab.docs)
+    await orders.update_one({"_id": 2}, {"$set": {"secret": 2}})  # is not shown: no change
+    await orders.update_one({"_id": 2}, {"$set": {"kind": "note"}})
+    await orders.update_one({"_id": 3}, {"$set": {"kind": "order"}})
+    await lab.put(adapter, "10", {"n": 11}, group="ada")
+    assert [(c.type, c.id) for c in await lab.log(adapter, start)] == [
+        ("delete", "2"),
+        ("create", "3"),
+        ("update", "10"),
+    ]
+    assert await orders.find_one({"_id": 10}) == {"_id": 10, "customer": "ada", "kind": "order", "n": 11, "secret": 1}
+    with pytest.raises(InvalidName, match="decimal number"):
+        await adapter.get(lab.docs, "ada", "x")
+
+
+async def test_a_dropped_collection_expires_its_positions(lab: Any) -> None:
+    adapter, orders = await _map(lab)
+    result = await lab.put(adapter, "x", {"n": 1}, group="ada")
+    await orders.drop()
+    with pytest.raises((PositionExpired, BackendError)):
+        await lab.log(adapter, result.position)
+    await orders.database.create_collection("orders", changeStreamPreAndPostImages={"enabled": True})
+
+    async def works() -> bool:
+        try:
+            await adapter.prepare(lab.docs)
+            await lab.put(adapter, "x", {"n": 2}, group="ada")
+        except BackendError:
+            return False
+        return True
+
+    await lab.eventually(works, "the new collection to be used")
+    with pytest.raises(PositionExpired):
+        await lab.log(adapter, result.position)

@@ -1,0 +1,204 @@
+"""Supabase's tokens as ``authenticate``, and joins that row level security decides (E1)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from motia_adapters.postgresql.options import MappedOptions
+from motia_adapters.supabase.access import SupabaseAuth
+
+from motia_core import Auth
+from motia_core.errors import AccessDenied, BackendUnavailable, ConfigError
+from motia_core.model import StreamSpec, Write
+from motia_core.testing.servers import free_port
+from tests.adapters.supabase.conftest import Project
+from tests.standins.supabase import SECRET, key
+
+SPEC = StreamSpec("documents")
+
+
+def visitor(token: str | None) -> Any:
+    return SimpleNamespace(token=token)
+
+
+def user(sub: str = "ann", **claims: Any) -> str:
+    return key("authenticated", sub=sub, aud="authenticated", **claims)
+
+
+async def admitted(auth: SupabaseAuth, token: str) -> Any:
+    found = await auth(visitor(token))
+    assert isinstance(found, Auth)
+    return found
+
+
+async def test_a_token_becomes_a_context_and_its_expiry_ends_the_admission() -> None:
+    auth = SupabaseAuth("https://x.supabase.co", jwt_secret=SECRET)
+    found = await admitted(auth, user(email="ann@example.com", lifetime=100))
+    assert found.context is not None
+    assert (found.context["userId"], found.context["email"]) == ("ann", "ann@example.com")
+    assert found.expires_at is not None
+    assert 90 < found.expires_at - time.time() <= 100
+    assert "eyJ" not in repr(found)
+    assert await auth(visitor(None)) is None
+
+
+def unsigned() -> str:
+    return jwt.encode({"sub": "ann", "aud": "authenticated", "exp": time.time() + 60}, "", algorithm="none")
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "nonsense",
+        "",
+        user(lifetime=-60),
+        key("authenticated", sub="ann", aud="other"),
+        key("authenticated", sub="ann"),
+        key("authenticated", aud="authenticated"),
+        key("authenticated", secret="another secret of 32 bytes, at least", sub="ann", aud="authenticated"),
+        unsigned(),
+        user() + "x",
+    ],
+    ids=range(9),
+)
+async def test_tokens_that_do_not_hold_keep_their_bearer_out(token: str) -> None:
+    auth = SupabaseAuth("https://x.supabase.co", jwt_secret=SECRET, required=True)
+    with pytest.raises(AccessDenied) as caught:
+        await auth(visitor(token))
+    assert not token or token not in f"{caught.value} {caught.value.reason}"
+
+
+class Jwks:
+    """The project's public keys, served as Supabase does; they can be changed."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.keys: dict[str, ec.EllipticCurvePrivateKey] = {}
+        self.asked = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        self.asked += 1
+        keys = []
+        for kid, private in self.keys.items():
+            public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(private.public_key()))
+            keys.append({**public, "kid": kid, "alg": "ES256", "use": "sig"})
+        body = json.dumps({"keys": keys}).encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        writer.write(head.encode() + b"Connection: close\r\n\r\n" + body)
+        await writer.drain()
+        writer.close()
+
+    def token(self, kid: str, **headers: Any) -> str:
+        claims = {"sub": "ann", "aud": "authenticated", "exp": time.time() + 60}
+        return jwt.encode(claims, self.keys[kid], algorithm="ES256", headers={"kid": kid, **headers})
+
+
+async def test_keys_that_rotate_are_fetched_and_no_flood_of_unknown_ones_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = Jwks()
+    keys.keys["old"] = ec.generate_private_key(ec.SECP256R1())
+    async with await asyncio.start_server(keys.serve, "127.0.0.1", keys.port):
+        auth = SupabaseAuth(f"http://127.0.0.1:{keys.port}")
+        for _ in range(3):
+            await admitted(auth, keys.token("old"))
+        assert keys.asked == 1
+        old = keys.token("old")
+        keys.keys = {"new": ec.generate_private_key(ec.SECP256R1())}
+        with pytest.raises(AccessDenied):  # not so soon again
+            await admitted(auth, keys.token("new"))
+        assert keys.asked == 1
+        monkeypatch.setattr("motia_adapters.supabase.access.KEYS_REST", 0.0)
+        await admitted(auth, keys.token("new"))
+        assert keys.asked == 2
+        with pytest.raises(AccessDenied):
+            await admitted(auth, old)
+        # A public key is no secret to sign with.
+        confused = jwt.encode(
+            {"sub": "ann", "aud": "authenticated", "exp": time.time() + 60},
+            "a public key, as far as anybody knows, of 32 bytes",
+            algorithm="HS256",
+            headers={"kid": "new"},
+        )
+        with pytest.raises(AccessDenied):
+            await admitted(auth, confused)
+
+
+async def test_keys_that_cannot_be_fetched_keep_everybody_out() -> None:
+    keys = Jwks()
+    keys.keys["old"] = ec.generate_private_key(ec.SECP256R1())
+    auth = SupabaseAuth(f"http://127.0.0.1:{keys.port}", timeout=1)
+    with pytest.raises(BackendUnavailable):
+        await auth(visitor(keys.token("old")))
+
+
+@pytest.mark.parametrize("options", [{"project_url": "x"}, {"project_url": "https://x", "jwt_secret": "short"}])
+def test_what_cannot_work_is_refused_at_once(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        SupabaseAuth(**options)
+
+
+async def test_row_level_security_decides_who_may_join(project: Project, namespace: str) -> None:
+    async with project.opened(namespace) as adapter:
+        await adapter.prepare(SPEC)
+        await adapter.write(SPEC, [Write("set", "anns", "x", b"{}"), Write("set", "bobs", "y", b"{}")])
+    await project.psql.run(
+        "DROP POLICY IF EXISTS owners ON motia.item; CREATE POLICY owners ON motia.item FOR SELECT TO authenticated"
+        f" USING (stream = motia.stream_id('{namespace}', 'documents') AND grp = auth.uid() || 's')"
+    )
+    auth = SupabaseAuth(project.standin.url, jwt_secret=SECRET, anon_key=key("anon"), namespace=namespace)
+    ann = (await admitted(auth, user())).context
+
+    async def ask(group: str, id: str | None, context: Any) -> bool:
+        subscription = SimpleNamespace(stream_name="documents", group_id=group, id=id)
+        return bool((await auth.may_read(subscription, context))["authorized"])
+
+    assert await ask("anns", None, ann)
+    assert await ask("anns", "x", ann)
+    assert not await ask("anns", "z", ann)
+    assert not await ask("bobs", None, ann)
+    assert not await ask("bobs", "y", ann)
+    assert not await ask("anns", None, None)
+    assert not await ask("anns", None, {"accessToken": "plain text"})
+    expired = {"accessToken": (await admitted(auth, user())).context["accessToken"].__class__(user(lifetime=-60))}
+    assert not await ask("anns", None, expired)
+
+
+async def test_a_mapped_tables_own_policies_decide(project: Project) -> None:
+    mapped = MappedOptions(table="notes", group_field="owner", id_field="id")
+    await project.psql.run(
+        "CREATE TABLE notes (owner text, id text, text text, PRIMARY KEY (owner, id));"
+        " ALTER TABLE notes ENABLE ROW LEVEL SECURITY; GRANT SELECT ON notes TO authenticated;"
+        " CREATE POLICY mine ON notes FOR SELECT TO authenticated USING (owner = auth.uid());"
+        " INSERT INTO notes VALUES ('ann', '1', 'hers'), ('bob', '2', 'his')"
+    )
+    assert await project.adapter(mapped=mapped, database_url=project.psql.url).migrate() == ["motia_map_public_notes"]
+    auth = SupabaseAuth(project.standin.url, jwt_secret=SECRET, anon_key=key("anon"))
+    ann = (await admitted(auth, user())).context
+    for group, expected in (("ann", True), ("bob", False)):
+        subscription = SimpleNamespace(stream_name="notes", group_id=group, id=None)
+        answer = await auth.may_read_rows(subscription, ann, "notes")
+        assert answer == {"authorized": expected}
+
+
+async def test_users_may_call_nothing_else(project: Project, namespace: str) -> None:
+    """The service's functions, and the log, are closed to users and to everybody."""
+    import httpx
+
+    async with httpx.AsyncClient(base_url=project.standin.url) as client:
+        for token in (key("anon"), user()):
+            headers = {"Authorization": f"Bearer {token}", "Content-Profile": "motia"}
+            arguments = {"p_namespace": namespace, "p_stream": "documents", "p_group": "g", "p_id": "x"}
+            answer = await client.post("/rest/v1/rpc/get", json=arguments, headers=headers)
+            assert answer.status_code == 403
+    async with project.psql.connection() as connection:
+        for role in ("anon", "authenticated"):
+            for table in ("log", "inbox", "mapping", "server", "row_version"):
+                sql = "SELECT has_table_privilege($1, $2, 'SELECT')"
+                assert not await connection.fetchval(sql, role, f"motia.{table}"), (role, table)

@@ -1,0 +1,85 @@
+"""Realtime only says "look": without it nothing is lost, and it is found again."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+from motia_core.model import StreamSpec, Write
+from motia_core.testing.harness import Reader, eventually
+from tests.adapters.supabase.conftest import Project
+
+SPEC = StreamSpec("documents")
+
+
+async def test_realtime_goes_away_and_comes_back_and_nothing_is_lost(project: Project, namespace: str) -> None:
+    async with project.opened(namespace) as writer, project.opened(namespace) as adapter:
+        await writer.prepare(SPEC)
+        reader = Reader(adapter.watch(SPEC, await adapter.head(SPEC)))
+        await reader.count(1)
+        bells = adapter._bells
+        total = 0
+
+        async def hears() -> bool:
+            return bells.hears
+
+        async def deaf() -> bool:
+            return not bells.hears
+
+        async def write(count: int) -> None:
+            nonlocal total
+            for _ in range(count):
+                await writer.write(SPEC, [Write("set", "g", f"{total}", b"{}")])
+                total += 1
+            await reader.until(lambda batches: sum(len(batch.changes) for batch in batches) == total)
+
+        await eventually(hears, "Realtime to be joined")
+        await write(20)
+        project.standin.set_realtime(False)
+        try:
+            await eventually(deaf, "the loss to be noticed")
+            await write(20)
+        finally:
+            project.standin.set_realtime(True)
+        await eventually(hears, "Realtime to be joined again")
+        await write(20)
+        await reader.stop()
+        ids = [change.id for batch in reader.seen for change in batch.changes]
+        assert ids == [f"{number}" for number in range(60)]
+
+
+async def test_a_write_wakes_readers_up_before_they_would_have_looked(project: Project, namespace: str) -> None:
+    """Outcome, not speed: of many writes a second apart from any look, most come by the bell."""
+    async with project.opened(namespace) as writer, project.opened(namespace) as adapter:
+        await writer.prepare(SPEC)
+        reader = Reader(adapter.watch(SPEC, await adapter.head(SPEC)))
+        await reader.count(1)
+
+        async def hears() -> bool:
+            return adapter._bells.hears
+
+        await eventually(hears, "Realtime to be joined")
+        began = time.monotonic()
+        for number in range(60):
+            await writer.write(SPEC, [Write("set", "g", f"{number}", b"{}")])
+            await reader.until(partial(_has, f"{number}"))
+        assert time.monotonic() - began < 30  # by looking alone it takes a second each
+        await reader.stop()
+
+
+async def test_a_write_does_not_fail_when_the_database_has_no_realtime(project: Project, namespace: str) -> None:
+    async with project.opened(namespace) as adapter:
+        await adapter.prepare(SPEC)
+        await project.psql.run("ALTER FUNCTION realtime.send RENAME TO sent")
+        try:
+            await adapter.write(SPEC, [Write("set", "g", "x", b"{}")])
+            findings = [finding.message for finding in await adapter.diagnose()]
+            assert any("no function realtime.send" in message for message in findings), findings
+        finally:
+            await project.psql.run("ALTER FUNCTION realtime.sent RENAME TO send")
+        assert await adapter.get(SPEC, "g", "x") is not None
+
+
+def _has(id: str, batches: list[Any]) -> bool:
+    return any(change.id == id for batch in batches for change in batch.changes)
