@@ -1,0 +1,70 @@
+"""What the tests of the Firestore adapter share: one emulator, and adapters behind a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from motia_adapters.firestore.adapter import FirestoreAdapter
+from motia_adapters.firestore.options import FirestoreOptions
+
+from motia_core.adapter import Retention, StorageSettings
+from motia_core.hub import Hub
+from motia_core.model import StreamSpec
+from motia_core.schema import compile_schema
+from motia_core.streams import Stream
+from motia_core.testing.servers import Firestore, start_or_skip
+from tests.adapters.firestore.gateway import Gateway, gateway
+
+DOCS = StreamSpec("docs")
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Generator[Firestore, None, None]:
+    server = Firestore()
+    asyncio.run(start_or_skip(server))
+    yield server
+    asyncio.run(server.kill())
+    asyncio.run(server.stop())
+
+
+class Lab:
+    """A gateway, and adapters and streams that reach the emulator through it."""
+
+    docs = DOCS
+
+    def __init__(self, stack: AsyncExitStack, gateway: Gateway, server: Firestore) -> None:
+        self._stack = stack
+        self.gateway = gateway
+        self.server = server
+        self.namespace = f"t{secrets.token_hex(6)}"
+
+    async def connect(self, *, timeout: float = 5.0, retention: Retention | None = None, **options: Any) -> Any:
+        """An open adapter. Its own looks are an hour apart: what it tells, its listener has told it."""
+        settings = StorageSettings(
+            "default", namespace=self.namespace, timeout=timeout, retention=retention or Retention()
+        )
+        options = {"project": "demo-motia", "emulator": f"127.0.0.1:{self.gateway.port}", "poll": 3_600.0, **options}
+        adapter = FirestoreAdapter(settings, FirestoreOptions(**options))
+        self._stack.push_async_callback(adapter.close)
+        await adapter.open()
+        await adapter.prepare(DOCS)
+        return adapter
+
+    async def stream(self, adapter: Any = None, **options: Any) -> Stream[dict[str, Any]]:
+        """A stream with a hub of its own."""
+        adapter = adapter or await self.connect(**options)
+        hub = Hub(adapter, DOCS)
+        self._stack.push_async_callback(hub.close)
+        return Stream(DOCS, adapter, hub, schema=compile_schema("stream 'docs'", None), max_value_bytes=1_000_000)
+
+
+@pytest.fixture
+async def lab(emulator: Firestore) -> AsyncGenerator[Lab, None]:
+    async with AsyncExitStack() as stack:
+        made = await stack.enter_async_context(gateway(emulator.url.removeprefix("http://")))
+        yield Lab(stack, made, emulator)
