@@ -7,12 +7,13 @@ from collections.abc import AsyncGenerator, Sequence
 
 from motia_adapters.firestore.capabilities import MANAGED
 from motia_adapters.firestore.connection import Connection
+from motia_adapters.firestore.diagnosis import diagnose
 from motia_adapters.firestore.listener import Listener
 from motia_adapters.firestore.managed import Managed
 from motia_adapters.firestore.names import paths_of
 from motia_adapters.firestore.options import FirestoreOptions
 from motia_adapters.firestore.upkeep import Upkeep
-from motia_core.adapter import Adapter, Capabilities, StorageSettings
+from motia_core.adapter import Adapter, Capabilities, Finding, StorageSettings
 from motia_core.model import Batch, Item, Snapshot, StreamSpec, Write, WriteResult
 
 
@@ -90,6 +91,11 @@ class FirestoreAdapter(Adapter):
         """Yield the stream's changes after a position, as the listener brings them."""
         async for batch in self._of(stream).watch(after):
             yield batch
+
+    async def diagnose(self) -> Sequence[Finding]:
+        """Project, credentials, rights; indexes and rules. Two billed reads at most, and no write."""
+        self._connection.check_open()
+        return await diagnose(self._connection)
 
     def _of(self, stream: StreamSpec) -> Managed:
         self._connection.check_open()

@@ -170,7 +170,7 @@ class Listener:
                 await asyncio.gather(sender, return_exceptions=True)
         finally:
             self._call = None
-            call.cancel()
+            await _ended(call)
 
     async def _send(self, call: Any) -> None:
         while True:
@@ -242,3 +242,9 @@ class Listener:
         target.members.clear()
         self.renew(target, from_start=True)
         target.doubtful(whole=True)
+
+
+async def _ended(call: Any) -> None:
+    """End a call, and hear of its end: the driver stumbles over what is told to an event loop that is closed."""
+    call.cancel()
+    await asyncio.wait([asyncio.ensure_future(call.code())], timeout=LONGEST_PAUSE)

@@ -6,9 +6,11 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from motia_adapters.firestore.adapter import FirestoreAdapter
 from motia_adapters.firestore.options import FirestoreOptions
 
@@ -21,6 +23,14 @@ from motia_core.testing.servers import Firestore, start_or_skip
 from tests.adapters.firestore.gateway import Gateway, gateway
 
 DOCS = StreamSpec("docs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One event loop for all: a gateway is a gRPC server in this process, and outlives its loop by a moment."""
+    for item in items:
+        here = item.path.is_relative_to(Path(__file__).parent)
+        if here and isinstance(item, pytest.Function) and asyncio.iscoroutinefunction(item.obj):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +73,7 @@ class Lab:
         return Stream(DOCS, adapter, hub, schema=compile_schema("stream 'docs'", None), max_value_bytes=1_000_000)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def lab(emulator: Firestore) -> AsyncGenerator[Lab, None]:
     async with AsyncExitStack() as stack:
         made = await stack.enter_async_context(gateway(emulator.url.removeprefix("http://")))

@@ -50,7 +50,11 @@ class Gateway:
 
     async def _unary(self, request: bytes, context: Any) -> bytes:
         await self._check("Commit", context)
-        reply = await self.upstream.unary_unary(f"/{SERVICE}/Commit")(request, metadata=_metadata(context))
+        try:
+            reply = await self.upstream.unary_unary(f"/{SERVICE}/Commit")(request, metadata=_metadata(context))
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), error.details())
+            raise
         for write in CommitRequest.FromString(request).writes:
             self.billed["deletes" if write.WhichOneof("operation") == "delete" else "writes"] += 1
         return bytes(reply)
@@ -94,7 +98,6 @@ class Gateway:
         finally:
             self.listeners.remove(queue)
             call.cancel()
-            task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
     async def _check(self, method: str, context: Any) -> None:

@@ -142,7 +142,13 @@ async def test_deltas_that_were_swallowed_are_read_from_the_log(lab: Lab) -> Non
 async def test_a_change_that_is_told_again_is_told_once(lab: Lab) -> None:
     docs = await lab.stream()
     told: list[Any] = []
-    lab.gateway.swallow = lambda message: bool(message.HasField("document_change") and told.append(message))
+
+    def _noted(message: Any) -> bool:
+        if message.HasField("document_change"):
+            told.append(message)
+        return False
+
+    lab.gateway.swallow = _noted
     async with _watched(docs) as reader:
         for message in list(told):
             lab.gateway.say(message)

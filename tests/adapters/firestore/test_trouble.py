@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,15 @@ from motia_adapters.firestore.adapter import FirestoreAdapter
 from motia_adapters.firestore.options import FirestoreOptions, options_from_url
 from pydantic import ValidationError
 
-from motia_core.adapter import Adapter, StorageSettings
+from motia_core.adapter import StorageSettings
 from motia_core.errors import (
     BackendError,
     BackendUnavailable,
     InvalidValue,
-    LimitExceeded,
     MotiaError,
     OutcomeUnknown,
 )
+from motia_core.streams import Stream
 from motia_core.testing.harness import DEADLINE
 from motia_core.testing.proxy import Proxy
 from motia_core.testing.servers import free_port
@@ -135,7 +136,7 @@ async def test_refusals_are_errors_with_a_remedy_in_time(lab: Lab, code: Any, un
     adapter = docs.hub.adapter
     await docs.set("g", "x", {"n": 1})
     lab.gateway.refuse, lab.gateway.said = code, "said by the test"
-    calls = [
+    calls: list[Callable[[], Awaitable[Any]]] = [
         lambda: docs.get("g", "x"),
         lambda: docs.list("g"),
         docs.list_groups,
@@ -185,20 +186,23 @@ async def _soon(call: Any) -> None:
         await call
 
 
+async def _all_at_once(docs: Stream[dict[str, Any]], values: dict[str, str]) -> None:
+    async with docs.batch() as batch:
+        for id, text in values.items():
+            batch.set("g", id, {"s": text})
+
+
 async def test_what_is_too_large_is_refused_before_anything_is_asked(lab: Lab) -> None:
     docs = await lab.stream()
     limits = docs.capabilities
     before = dict(lab.gateway.billed)
     with pytest.raises(InvalidValue):
         await docs.set("g", "x", {"s": "x" * (limits.max_value_bytes or 0)})
-    with pytest.raises(MotiaError):
-        async with docs.batch() as batch:
-            for number in range((limits.max_batch_writes or 0) + 1):
-                batch.set("g", str(number), {})
-    with pytest.raises(MotiaError):
-        async with docs.batch() as batch:
-            for number in range(5):
-                batch.set("g", str(number), {"s": "x" * 900_000})
+    many = {str(number): "" for number in range((limits.max_batch_writes or 0) + 1)}
+    large = {str(number): "x" * 900_000 for number in range(5)}
+    for values in (many, large):
+        with pytest.raises(MotiaError, match="batch"):
+            await _all_at_once(docs, values)
     assert dict(lab.gateway.billed) == before
 
 
@@ -211,6 +215,3 @@ async def test_the_largest_value_and_batch_are_taken(lab: Lab) -> None:
         for number in range(docs.capabilities.max_batch_writes or 0):
             batch.set("many", f"{number:03}", {"n": number})
     assert len(await docs.list("many")) == docs.capabilities.max_batch_writes
-
-
-_ = (Adapter, LimitExceeded)
