@@ -58,6 +58,8 @@ async def test_writes(lab: Lab) -> None:
         for number in range(10):
             batch.set("g", f"batch{number}", {"n": number})
     assert bill.since() == (10, 12, 0), "a batch has one entry in the log"
+    await docs.set("g", "brief", {"n": 1}, ttl=600)
+    assert bill.since() == (1, 4, 0), "and its deadline"
     await docs.send({"groupId": "g"}, {"type": "ping", "data": {}})
     assert bill.since() == (0, 2, 0)
 
