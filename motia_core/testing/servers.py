@@ -392,7 +392,14 @@ class Firestore(Server):
         main = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
         seed = [] if self.seed is None else [f"--seed_from_export={self.seed}"]
         return [program_named("java"), "-Xmx1g", "-Duser.language=en", "-cp", jars[0], main,
-                "start", "--host=127.0.0.1", f"--port={self.port}", *seed]  # fmt: skip
+                "start", "--host=127.0.0.1", f"--port={self.port}", f"--websocket_port={self._other_port()}",
+                *seed]  # fmt: skip
+
+    def _other_port(self) -> int:
+        """For a door of the emulator that nobody uses here: left to itself it may take the port of the other one."""
+        while (port := free_port()) == self.port:
+            continue
+        return port
 
     def _answers(self) -> bool:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=1) as answer:
