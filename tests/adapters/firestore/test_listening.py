@@ -53,10 +53,10 @@ def _reset() -> Any:
     return message
 
 
-def _garbage_document() -> Any:
+def _garbage_document(target: int) -> Any:
     """A newest entry that cannot be read: handling it fails."""
     message = ListenResponse()
-    message.document_change.target_ids.append(1)
+    message.document_change.target_ids.append(target)
     message.document_change.document.name = "projects/p/databases/(default)/documents/a/b"
     return message
 
@@ -111,10 +111,11 @@ async def test_a_count_that_fits_changes_nothing(lab: Lab) -> None:
 async def test_what_cannot_be_handled_does_not_end_the_listener(lab: Lab) -> None:
     docs = await lab.stream()
     async with _watched(docs) as reader:
-        before = len(lab.gateway.targets)
-        lab.gateway.say(_garbage_document())
+        before, calls = len(lab.gateway.targets), lab.gateway.billed["Listen"]
+        lab.gateway.say(_garbage_document(lab.gateway.targets[-1]))
         await eventually(_longer(lambda: lab.gateway.targets, before), "the listener to ask again")
         await _goes_on(docs, reader)
+        assert lab.gateway.billed["Listen"] == calls, "other streams are listened to as before"
 
 
 async def test_bytes_that_are_no_message_make_a_new_call(lab: Lab) -> None:
@@ -130,9 +131,18 @@ async def test_deltas_that_were_swallowed_are_read_from_the_log(lab: Lab) -> Non
     """As when several commits come between two messages: only the last one's entry is told."""
     docs = await lab.stream()
     async with _watched(docs) as reader:
-        lab.gateway.swallow = lambda message: message.HasField("document_change")
+        swallowed: list[int] = []
+
+        def swallow(message: Any) -> bool:
+            if not message.HasField("document_change"):
+                return False
+            swallowed.append(message.document_change.document.fields["seq"].integer_value)
+            return True
+
+        lab.gateway.swallow = swallow
         for number in range(5):
             await docs.set("g", f"swallowed{number}", {"n": number})
+        await eventually(_more(lambda: max(swallowed, default=0), 5), "the last of them to be swallowed")
         lab.gateway.swallow = lambda message: False
         await docs.set("g", "last", {"n": 5})
         seen = await reader.count(8)
