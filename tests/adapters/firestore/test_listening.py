@@ -135,7 +135,7 @@ async def test_deltas_that_were_swallowed_are_read_from_the_log(lab: Lab) -> Non
 
         def swallow(message: Any) -> bool:
             if not message.HasField("document_change"):
-                return False
+                return message.WhichOneof("response_type") in ("document_delete", "document_remove")
             swallowed.append(message.document_change.document.fields["seq"].integer_value)
             return True
 
