@@ -197,5 +197,7 @@ async def walk_about(harness: Harness, *, walks: int = WALKS, steps: int = STEPS
 class Machine(Suite):
     """All operations in any order (RELIABILITY 21)."""
 
+    deadlines = 20  # thousands of operations; each has one of its own
+
     async def test_A3_any_sequence_of_operations_does_what_a_dict_does(self, harness: Harness) -> None:
         await walk_about(harness)

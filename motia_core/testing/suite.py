@@ -21,12 +21,15 @@ TESTS: set[str] = set()
 class Suite:
     """Base of the test classes: bounds each test in time, and applies what the harness expects to fail."""
 
+    deadlines = 4
+    """How many times `DEADLINE` a test may take in all."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         for name, test in list(vars(cls).items()):
             if name.startswith("test_"):
                 TESTS.add(name)
-                setattr(cls, name, _bounded(test))
+                setattr(cls, name, _bounded(test, cls.deadlines))
 
     @pytest.fixture(autouse=True)
     def _expected_failures(self, request: pytest.FixtureRequest, harness: Harness) -> None:
@@ -34,12 +37,14 @@ class Suite:
             expect_failures(request, harness)
 
 
-def _bounded(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+def _bounded(
+    test: Callable[..., Coroutine[Any, Any, None]], deadlines: int
+) -> Callable[..., Coroutine[Any, Any, None]]:
     """A backend that hangs fails, and the next test runs."""
 
     @functools.wraps(test)
     async def run(*arguments: Any, **options: Any) -> None:
-        async with asyncio.timeout(max(4 * DEADLINE, 4.0)):
+        async with asyncio.timeout(max(deadlines * DEADLINE, 4.0)):
             await test(*arguments, **options)
 
     return run

@@ -167,8 +167,8 @@ class Trouble(Suite):
             async with world.harness.away(), asyncio.timeout(2 * DEADLINE):
                 for _ in range(2):  # the second time everybody knows already
                     errors = await asyncio.gather(*(call() for call in calls), return_exceptions=True)
-                    assert {type(error) for error in errors} <= {BackendUnavailable, OutcomeUnknown}, errors
-                    for error in errors:
+                    for number, error in enumerate(errors):
+                        assert type(error) in (BackendUnavailable, OutcomeUnknown), f"call {number}: {error!r}"
                         assert adapter.address in str(error), f"the error does not say where: {error}"
         except Cannot as reason:
             await reader.stop()

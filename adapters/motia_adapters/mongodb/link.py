@@ -33,7 +33,8 @@ class Link:
         self._name = name
         self._client: Any = None
         self._database: Any = None
-        self._calls: set[asyncio.Future[Any]] = set()
+        self._calls: dict[asyncio.Future[Any], Any] = {}
+        """What is under way, with its session."""
 
     @property
     def is_open(self) -> bool:
@@ -61,7 +62,9 @@ class Link:
         """Close the client, unless it is the user's."""
         client, self._client = self._client, None
         if self._calls:
-            await asyncio.wait(list(self._calls), timeout=self.timeout)
+            _, late = await asyncio.wait(list(self._calls), timeout=self.timeout + GRACE)
+            for task in late:  # of a client of the user's, which need not have limits
+                task.cancel()
         if client is not None and self.options.client is None:
             closing = client.close()
             if inspect.isawaitable(closing):
@@ -91,59 +94,63 @@ class Link:
         if uncancelled and self.options.client is None:  # our own clients have time limits of their own
             reply = await work
         else:
-            reply = await self._call(work, self.timeout + GRACE)
+            reply = await self._call(work, self.timeout + GRACE, session)
         if "writeConcernError" in reply:
             said = reply["writeConcernError"].get("errmsg", "")
             raise OutcomeUnknown(f"mongodb: no majority confirmed a write in time ({said}), at {self.address}")
         return reply
 
-    async def _call(self, work: Any, timeout: float) -> Any:
+    async def _call(self, work: Any, timeout: float, session: Any = None) -> Any:
         """The result of a call of the driver, in time.
 
-        Drivers lose a cancellation now and then (``asyncio.wait_for`` of Python 3.11 does, and
-        Motor's threads know none): so the call is a task of its own, and who waits for it may go.
+        Nothing in the driver is cancelled: it loses a cancellation now and then (``asyncio.wait_for``
+        of Python 3.11 does, and Motor's threads know none), or the socket that it was opening. So the
+        call is a task of its own; who waits for it may go, and it ends by the driver's own limits.
         """
         task = asyncio.ensure_future(work)
-        self._calls.add(task)
+        self._calls[task] = session
         task.add_done_callback(self._over)
-        try:
-            done, _ = await asyncio.wait([task], timeout=timeout)
-        except asyncio.CancelledError:
-            task.cancel()
-            raise
+        done, _ = await asyncio.wait([task], timeout=timeout)
         if not done:
-            task.cancel()
             raise TimeoutError(f"no answer within {timeout:g} s")
         return task.result()
 
     def _over(self, task: asyncio.Future[Any]) -> None:
-        self._calls.discard(task)
+        self._calls.pop(task, None)
         if not task.cancelled():
             task.exception()
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[Any, None]:
-        """A session of the driver."""
+        """A session of the driver. Raises `BackendUnavailable`."""
         self.check_open()
-        session = self._client.start_session(causal_consistency=False)
-        if inspect.isawaitable(session):
-            session = await session
+        try:
+            session = self._client.start_session(causal_consistency=False)
+            if inspect.isawaitable(session):
+                session = await self._call(session, self.timeout + GRACE)
+        except Exception as error:
+            raise failure(error, self.address, write=False) from error
         try:
             yield session
         except BaseException:  # who failed has waited enough: a server that is away answers nobody
-            self.later(session.end_session())
+            self.later(self._end(session))
             raise
+        with contextlib.suppress(Exception):
+            await self._call(self._end(session), self.timeout + GRACE)
+
+    async def _end(self, session: Any) -> None:
+        """End a session, once its calls that nobody waits for any more are over."""
+        if pending := [task for task, of in self._calls.items() if of is session]:
+            await asyncio.wait(pending)
         ending = session.end_session()
         if inspect.isawaitable(ending):
-            with contextlib.suppress(Exception):
-                await self._call(ending, self.timeout + GRACE)
+            await ending
 
     def later(self, work: Any) -> None:
         """Let it be done; nobody waits but `close`."""
-        if inspect.isawaitable(work):
-            task = asyncio.ensure_future(work)
-            self._calls.add(task)
-            task.add_done_callback(self._over)
+        task = asyncio.ensure_future(work)
+        self._calls[task] = None
+        task.add_done_callback(self._over)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator[Any, None]:
@@ -162,7 +169,7 @@ class Link:
     async def commit(self, session: Any) -> Any:
         """Commit; the operation time. Raises `OutcomeUnknown` where the answer was lost."""
         try:
-            await self._call(session.commit_transaction(), 2 * self.timeout + GRACE)
+            await self._call(session.commit_transaction(), 2 * self.timeout + GRACE, session)
         except Exception as error:
             raise failure(error, self.address, write=True, committing=True) from error
         return session.operation_time

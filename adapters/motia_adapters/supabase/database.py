@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from importlib import import_module
 from typing import Any, ClassVar
 
 import httpx
@@ -147,18 +148,18 @@ class SupabaseDatabase(Database):
                 " motia-core migrate print shows (its --folder option writes migrations for the Supabase CLI)"
             )
         try:
-            import asyncpg
+            driver: Any = import_module("asyncpg")  # its type stubs differ from what it takes
         except ImportError as error:
             raise MissingDependency(
                 'supabase: to apply migrations asyncpg is needed; install it with: pip install "asyncpg"'
             ) from error
         try:
-            connection = await asyncpg.connect(self._options.database_url.get_secret_value(), timeout=self.timeout)
+            connection = await driver.connect(self._options.database_url.get_secret_value(), timeout=self.timeout)
         except Exception as error:
             raise BackendUnavailable(f"supabase: cannot connect to database_url: {type(error).__name__}") from error
         try:
             return await apply(connection, self.schema, wanted)
-        except asyncpg.PostgresError as error:
+        except driver.PostgresError as error:
             if error.sqlstate == "MO002":
                 raise ConfigError(f"supabase: {error}") from error
             raise BackendError(f"supabase: cannot migrate {self.address}: {error}") from error

@@ -175,6 +175,10 @@ class MongoDBMapped(MongoDB):
 
     name = "mongodb-mapped"
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._made: set[str] = set()
+
     def make(self, settings: StorageSettings) -> Adapter:
         adapter = MongoAdapter(settings, self._options(settings))
         self.adapters.append(adapter)
@@ -186,8 +190,9 @@ class MongoDBMapped(MongoDB):
     def _options(self, settings: StorageSettings) -> MongoOptions:
         name = f"orders_{settings.namespace}"
         client: MongoClient[Any]
-        with MongoClient(self.server.url) as client:
-            if name not in client[self.database].list_collection_names():
+        if name not in self._made:  # the user's program made it once, not each of our processes
+            self._made.add(name)
+            with MongoClient(self.server.url) as client:
                 _create(client[self.database], name)
         mapped = MappedOptions(collection=name, group_field="customer", id_field="code", include_ids=False)
         return MongoOptions(url=self.server.url, database=self.database, driver=self.driver, mapped=mapped)  # type: ignore[arg-type]
