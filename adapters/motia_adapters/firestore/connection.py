@@ -133,6 +133,7 @@ class Connection(Channel):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.timeout
         self.calls[method] += 1
+        told: grpc.aio.AioRpcError | None = None
         while True:
             await self._ready()
             left = max(0.001, deadline - loop.time())
@@ -144,7 +145,10 @@ class Connection(Channel):
                     raise closed(self.address) from error
                 if error.code() not in PASSING or loop.time() + _AGAIN >= deadline:
                     self._suspect(error)
-                    raise read_failed(error, self.address, doing) from error
+                    # What the server said before says more than that there was no time for another try.
+                    cause = told if told and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else error
+                    raise read_failed(cause, self.address, doing) from cause
+                told = error
             except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:
                 raise closed(self.address) from error
             await asyncio.sleep(_AGAIN)

@@ -132,7 +132,7 @@ async def test_nobody_at_the_address_is_said_in_time() -> None:
     ],
 )
 async def test_refusals_are_errors_with_a_remedy_in_time(lab: Lab, code: Any, unavailable: bool, remedy: str) -> None:
-    docs = await lab.stream(timeout=1.0)
+    docs = await lab.stream(timeout=2.0)
     adapter = docs.hub.adapter
     await docs.set("g", "x", {"n": 1})
     lab.gateway.refuse, lab.gateway.said = code, "said by the test"
