@@ -11,7 +11,7 @@ import nox
 
 HERE = Path(__file__).parent
 PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text())
-BACKENDS = ["memory", "sqlite", "redis", "mongodb", "supabase", "postgres"]
+BACKENDS = ["memory", "sqlite", "redis", "firestore", "mongodb", "supabase", "postgres"]
 SERVERS = {"supabase": "postgres"}
 """The server that a backend's tests need, where its name is another."""
 INSTALL = ("--editable", ".[all,testing]", "--editable", "plugins_contrib/motia-postgres", "--group", "test")

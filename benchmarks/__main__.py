@@ -14,7 +14,16 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks import durable, inprocess, mongodb_server, postgres_server, redis_server, sockets, storage
+from benchmarks import (
+    durable,
+    firestore_server,
+    inprocess,
+    mongodb_server,
+    postgres_server,
+    redis_server,
+    sockets,
+    storage,
+)
 from benchmarks.rows import Measured, Row
 
 ROUNDS = 5
@@ -22,6 +31,7 @@ ROWS: list[Row] = [
     *storage.ROWS,
     *redis_server.ROWS,
     *mongodb_server.ROWS,
+    *firestore_server.ROWS,
     *postgres_server.ROWS,
     *inprocess.ROWS,
     *sockets.ROWS,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from motia_core.testing import Harness, world
+from tests.conformance.backends.firestore import Firestore
 from tests.conformance.backends.mongodb import MongoDB, MongoDBMapped, MongoDBMotor
 from tests.conformance.backends.postgres import Postgres, PostgresMapped
 from tests.conformance.backends.redis import Redis, Redis62
@@ -28,6 +29,7 @@ BACKENDS: list[Any] = [
     SQLiteMapped,
     Redis,
     Redis62,
+    Firestore,
     MongoDB,
     MongoDBMapped,
     MongoDBMotor,

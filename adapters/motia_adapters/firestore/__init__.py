@@ -1,0 +1,1 @@
+"""Firestore for motia-core: streams in the database of a Firebase application."""

@@ -1,0 +1,89 @@
+"""What Firestore's errors mean here: the driver's own do not leave this adapter."""
+
+from __future__ import annotations
+
+import grpc
+
+from motia_core.errors import BackendError, BackendUnavailable, OutcomeUnknown
+
+_Code = grpc.StatusCode
+
+LOST = {_Code.ALREADY_EXISTS, _Code.FAILED_PRECONDITION, _Code.ABORTED}
+"""A commit that met another state than it expected, or another commit: nothing was written."""
+_UNSURE = {_Code.DEADLINE_EXCEEDED, _Code.UNAVAILABLE, _Code.CANCELLED, _Code.INTERNAL, _Code.UNKNOWN, _Code.DATA_LOSS}
+PASSING = {_Code.UNAVAILABLE, _Code.INTERNAL, _Code.ABORTED}
+"""What a read may be tried again after."""
+_UNAVAILABLE = {*_UNSURE, _Code.RESOURCE_EXHAUSTED, _Code.ABORTED}
+
+_REMEDIES = {
+    _Code.PERMISSION_DENIED: "give the service account the role roles/datastore.user, and check the project's id",
+    _Code.UNAUTHENTICATED: "check the credentials: a service account's key, or `gcloud auth application-default login`",
+    _Code.NOT_FOUND: "check project and database, and that the database has been created in Firestore mode",
+    _Code.RESOURCE_EXHAUSTED: "the quota is used up, or the message is too large: see the project's quotas and billing",
+    _Code.DEADLINE_EXCEEDED: "is the network up, and the address right? raise timeout if Firestore is far away",
+    _Code.UNAVAILABLE: "is the network up, and the address right?",
+    _Code.INVALID_ARGUMENT: "Firestore takes 1 MiB in a document and 10 MiB in a commit: write less at once",
+}
+
+
+def sent_nothing(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the call never reached a server."""
+    said = f"{error.details()} {error.debug_error_string()}"
+    return error.code() is _Code.UNAVAILABLE and "failed to connect" in said
+
+
+def is_lost_race(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a commit failed because another one came first."""
+    said = (error.details() or "").lower()
+    return error.code() in LOST and "datastore mode" not in said and "requires an index" not in said
+
+
+def read_failed(error: BaseException, address: str, doing: str) -> BackendError:
+    """This project's error for a read, or for anything else that writes nothing."""
+    return _made(BackendUnavailable if _is_unavailable(error) else BackendError, error, address, doing)
+
+
+def write_failed(error: BaseException, address: str) -> BackendError:
+    """This project's error for a commit: whether it was applied may not be known."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        if error.code() in _UNSURE and not sent_nothing(error):
+            return _made(OutcomeUnknown, error, address, "tell whether a write was applied")
+        return read_failed(error, address, "write")
+    return _made(OutcomeUnknown, error, address, "tell whether a write was applied")
+
+
+def unreachable(address: str, seconds: float) -> BackendUnavailable:
+    """No connection could be made in time."""
+    return BackendUnavailable(
+        f"firestore: cannot connect to {address} within {seconds:g} s ({_REMEDIES[_Code.UNAVAILABLE]})"
+    )
+
+
+def closed(address: str) -> BackendUnavailable:
+    """The error of a call to an adapter that is not open."""
+    return BackendUnavailable(f"firestore: the storage at {address} is not open")
+
+
+def copy_of(error: BackendError) -> BackendError:
+    """The same error for another caller, who adds a traceback of its own."""
+    made = type(error)(str(error))
+    made.__cause__ = error.__cause__
+    return made
+
+
+def _is_unavailable(error: BaseException) -> bool:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return error.code() in _UNAVAILABLE
+    return isinstance(error, OSError | TimeoutError)
+
+
+def _made(kind: type[BackendError], error: BaseException, address: str, doing: str) -> BackendError:
+    if isinstance(error, grpc.aio.AioRpcError):
+        said = f"{error.code().name}: {error.details()}"
+        remedy = _REMEDIES.get(error.code(), "")
+    else:
+        said = str(error) or type(error).__name__
+        remedy = "check the credentials and the network"
+    made = kind(f"firestore: cannot {doing} at {address}: {said}" + (f" ({remedy})" if remedy else ""))
+    made.__cause__ = error
+    return made

@@ -1,0 +1,250 @@
+"""One call that listens for everything this process wants to hear of, and comes back whenever it breaks.
+
+Each `Target` is a query; however many subscribers there are, a stream is one target of
+this call, without a thread. What can happen to a listener and is healed here: the call
+ends or its connection is cut; Firestore removes a target, with or without a cause; its
+count of documents (the existence filter) is not ours; our own handling of a message
+fails. In all these cases the target is listened to afresh, and its owner is told that
+something may have been missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from typing import Any
+
+import grpc
+
+from motia_adapters.firestore.connection import Connection
+from motia_adapters.firestore.failures import read_failed
+from motia_adapters.firestore.wire import ListenRequest
+from motia_core.errors import BackendError
+
+_log = logging.getLogger(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
+"""Seconds before a broken call is made again; doubled each time, up to the second."""
+NO_CHANGE, ADDED, REMOVED, CURRENT, RESET = range(5)
+"""Kinds of changes of a target, as Firestore numbers them."""
+
+
+class Target(ABC):
+    """One query that is listened to. All methods are called on the event loop."""
+
+    def __init__(self, parent: str, query: Any) -> None:
+        self.parent = parent
+        self.query = query
+        self.id = 0
+        self.token = b""
+        """Where to go on; empty: from the start."""
+        self.members: set[str] = set()
+        """Names of the documents that it holds, as far as was heard."""
+        self.current = False
+        """Whether it has heard all there was, and is listening."""
+
+    @abstractmethod
+    def heard(self, document: Any) -> None:
+        """A document was created or changed."""
+
+    @abstractmethod
+    def gone(self, name: str) -> None:
+        """A document is there no more, or does not fit the query any more."""
+
+    @abstractmethod
+    def settled(self, at: Any) -> None:
+        """All changes up to this time have been heard."""
+
+    @abstractmethod
+    def doubtful(self, *, whole: bool) -> None:
+        """Something may have been missed. ``whole``: all documents are told anew, up to the next `settled`."""
+
+
+class Listener:
+    """The call, and its targets."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._targets: dict[int, Target] = {}
+        self._ids = 0
+        self._task: asyncio.Task[None] | None = None
+        self._requests: asyncio.Queue[Any] = asyncio.Queue()
+        self._call: Any = None
+        self.error: BackendError | None = None
+        """What broke the call, until it works again."""
+
+    def add(self, target: Target) -> None:
+        """Listen to a query from now on."""
+        self._enter(target)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="motia-firestore-listener")
+
+    def remove(self, target: Target) -> None:
+        """Listen to it no more."""
+        if self._targets.pop(target.id, None) is not None:
+            self._requests.put_nowait(self._request(remove=target.id))
+        target.current = False
+
+    def renew(self, target: Target, *, from_start: bool = False) -> None:
+        """Listen to it afresh: from where it was, or from the start."""
+        if self._targets.get(target.id) is not target:
+            return
+        self.remove(target)
+        if from_start:
+            target.token = b""
+        self._enter(target)
+
+    def restart(self) -> None:
+        """End the call, which has missed something, and make a new one."""
+        if self._call is not None:
+            self._call.cancel()
+
+    async def close(self) -> None:
+        """End."""
+        self._targets.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    def _enter(self, target: Target) -> None:
+        self._ids += 1
+        target.id = self._ids
+        target.current = False
+        self._targets[target.id] = target
+        self._requests.put_nowait(self._request(add=target))
+
+    def _request(self, *, add: Target | None = None, remove: int = 0) -> Any:
+        message = ListenRequest(database=self._connection.database)
+        if add is None:
+            message.remove_target = remove
+            return message
+        message.add_target.target_id = add.id
+        message.add_target.query.parent = add.parent
+        message.add_target.query.structured_query.CopyFrom(add.query)
+        if add.token:
+            message.add_target.resume_token = add.token
+        return message
+
+    async def _run(self) -> None:
+        pause = FIRST_PAUSE
+        while self._targets:
+            try:
+                await self._listen()
+            except BackendError as error:
+                self.error = error
+            except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, OSError) as error:
+                self.error = read_failed(error, self._connection.address, "listen")
+            except Exception as error:
+                _log.exception("a listener failed: it is made again")
+                self.error = read_failed(error, self._connection.address, "listen")
+            except asyncio.CancelledError:
+                if not self._targets or (task := asyncio.current_task()) is None or task.cancelling():
+                    raise
+                self.error = None  # the call was cancelled, not we
+            _log.debug("listening ended: %s", self.error)
+            if any(target.current for target in self._targets.values()):
+                pause = FIRST_PAUSE
+            for target in list(self._targets.values()):
+                target.current = False
+                target.doubtful(whole=False)
+            await asyncio.sleep(pause)
+            pause = min(LONGEST_PAUSE, pause * 2)
+
+    async def _listen(self) -> None:
+        """Make the call, and hear what it says until it ends."""
+        self._requests = asyncio.Queue()
+        call = self._call = await self._connection.listen()
+        try:
+            for target in list(self._targets.values()):
+                self._requests.put_nowait(self._request(add=target))
+            sender = asyncio.create_task(self._send(call), name="motia-firestore-listener-requests")
+            try:
+                async for message in call:
+                    if message is None:  # how the driver says that it could not read one
+                        raise BackendError("firestore: a listener was sent a message that cannot be read")
+                    self._hear(message)
+            finally:
+                sender.cancel()
+                await asyncio.gather(sender, return_exceptions=True)
+        finally:
+            self._call = None
+            await _ended(call)
+
+    async def _send(self, call: Any) -> None:
+        while True:
+            await call.write(await self._requests.get())
+
+    def _hear(self, message: Any) -> None:
+        kind = message.WhichOneof("response_type")
+        if kind == "target_change":
+            self._hear_target(message.target_change)
+        elif kind == "document_change":
+            change = message.document_change
+            for id in change.target_ids:
+                self._tell(id, "heard", change.document)
+            for id in change.removed_target_ids:
+                self._tell(id, "gone", change.document.name)
+        elif kind in ("document_delete", "document_remove"):
+            change = getattr(message, kind)
+            for id in change.removed_target_ids:
+                self._tell(id, "gone", change.document)
+        elif kind == "filter":
+            target = self._targets.get(message.filter.target_id)
+            if target is not None and message.filter.count != len(target.members):
+                _log.info(
+                    "a listener holds %d documents, not %d: asking again", len(target.members), message.filter.count
+                )
+                self._afresh(target)
+
+    def _hear_target(self, change: Any) -> None:
+        kind = change.target_change_type
+        targets = [self._targets.get(id) for id in change.target_ids] if change.target_ids else self._targets.values()
+        for target in [target for target in targets if target is not None]:
+            if kind == REMOVED:
+                if change.cause.code:
+                    _log.warning("a listener was ended: %s", change.cause.message)
+                self._afresh(target)
+                continue
+            if kind == RESET:
+                target.members.clear()
+                self._guard(target, target.doubtful, whole=True)
+            elif kind == CURRENT:
+                target.current = True
+                self.error = None
+            if change.resume_token:
+                target.token = change.resume_token
+            # Only what is said of all targets is a moment at which each is whole.
+            if target.current and change.HasField("read_time") and (kind == NO_CHANGE and not change.target_ids):
+                self._guard(target, target.settled, change.read_time)
+
+    def _tell(self, id: int, what: str, about: Any) -> None:
+        target = self._targets.get(id)
+        if target is None:
+            return
+        if what == "heard":
+            target.members.add(about.name)
+            self._guard(target, target.heard, about)
+        else:
+            target.members.discard(about)
+            self._guard(target, target.gone, about)
+
+    def _guard(self, target: Target, tell: Any, *about: Any, **how: Any) -> None:
+        """A defect in what is done with a message must not end the call: the target is listened to afresh."""
+        try:
+            tell(*about, **how)
+        except Exception:
+            _log.exception("a message of a listener could not be handled: asking again")
+            self._afresh(target)
+
+    def _afresh(self, target: Target) -> None:
+        target.members.clear()
+        self.renew(target, from_start=True)
+        target.doubtful(whole=True)
+
+
+async def _ended(call: Any) -> None:
+    """End a call, and hear of its end: the driver stumbles over what is told to an event loop that is closed."""
+    call.cancel()
+    await asyncio.wait([asyncio.ensure_future(call.code())], timeout=LONGEST_PAUSE)

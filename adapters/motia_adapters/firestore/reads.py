@@ -1,0 +1,82 @@
+"""Reading items: one, pages, groups, and snapshots that are exact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from motia_adapters.firestore.connection import Connection
+from motia_adapters.firestore.items import Layout
+from motia_adapters.firestore.log import Log
+from motia_adapters.firestore.names import ITEMS, Paths, group_of
+from motia_adapters.firestore.wire import GREATER, GREATER_OR_EQUAL, micros, query_of
+from motia_core.model import Item, Snapshot
+
+PAGE_ITEMS = 500
+"""Items in one page, at most."""
+PAGE_GROUPS = 300
+"""Names of items that are read at once to find groups, at most."""
+
+
+class Reads:
+    """What is read of one stream's items."""
+
+    def __init__(self, connection: Connection, paths: Paths, layout: Layout, log: Log) -> None:
+        self._connection = connection
+        self._paths = paths
+        self._layout = layout
+        self._log = log
+
+    async def get(self, group: str, id: str, at: Any = None) -> Item | None:
+        """The item, unless it has expired by the server's clock. One billed read."""
+        (document,), read_time = await self._connection.get([self._paths.item(group, id)], at)
+        return None if document is None else self._layout.item(document, micros(read_time))
+
+    async def list_items(self, group: str, after: str | None, limit: int | None, at: Any = None) -> Sequence[Item]:
+        """A group's items in the order of their ids, all as of one time. A read is billed for each."""
+        items: list[Item] = []
+        cursor = None if after is None else self._paths.item(group, after)
+        while limit is None or len(items) < limit:
+            size = PAGE_ITEMS if limit is None else min(PAGE_ITEMS, limit - len(items))
+            where = [] if cursor is None else [("__name__", GREATER, cursor)]
+            query = query_of(ITEMS, "__name__", where=where, limit=size)
+            found, read_time = await self._connection.query(self._paths.group(group), query, at)
+            at, now = at or read_time, micros(read_time)
+            items += [item for document in found if (item := self._layout.item(document, now))]
+            if len(found) < size:
+                break
+            cursor = found[-1].name
+        return items
+
+    async def list_groups(self, after: str | None, limit: int | None) -> Sequence[str]:
+        """Groups that have items, in order. A read is billed for each group, and for some items of small groups."""
+        groups: list[str] = []
+        cursor = "" if after is None else self._paths.after_group(after)
+        at: Any = None
+        size = 20
+        while limit is None or len(groups) < limit:
+            where = [("__name__", GREATER_OR_EQUAL, cursor)] if cursor else []
+            query = query_of(ITEMS, "__name__", where=where, limit=size, below=True, names_only=True)
+            found, at = await self._connection.query(self._paths.stream, query, at)
+            new = dict.fromkeys(group_of(document.name) for document in found)
+            groups += new
+            if len(found) < size:
+                break
+            cursor = self._paths.after_group(groups[-1])
+            # Large groups are stepped over; small ones are read by the page.
+            size = min(PAGE_GROUPS, size * 2) if len(new) > size // 4 else max(2, size // 4)
+        return groups if limit is None else groups[:limit]
+
+    async def snapshot(self, group: str, id: str | None, limit: int | None) -> Snapshot:
+        """Items and the position up to which they are true: both are read as of one time."""
+        entry, at = await self._log.newest()
+        if entry is None:
+            await self._log.newest_or_begin()
+            entry, at = await self._log.newest()
+            assert entry is not None
+        if id is None:
+            items = await self.list_items(group, None, limit, at)
+        else:
+            item = await self.get(group, id, at)
+            items = [item] if item else []
+        return Snapshot(tuple(items), entry.end.position, entry.timestamp)

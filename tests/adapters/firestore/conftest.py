@@ -1,0 +1,93 @@
+"""What the tests of the Firestore adapter share: one emulator, and adapters behind a gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+from motia_adapters.firestore.adapter import FirestoreAdapter
+from motia_adapters.firestore.options import FirestoreOptions
+from motia_adapters.firestore.wire import BatchGetRequest
+
+from motia_core.adapter import Retention, StorageSettings
+from motia_core.hub import Hub
+from motia_core.model import StreamSpec
+from motia_core.schema import compile_schema
+from motia_core.streams import Stream
+from motia_core.testing.harness import DEADLINE
+from motia_core.testing.servers import Firestore, start_or_skip
+from tests.adapters.firestore.gateway import SERVICE, Gateway, gateway
+
+DOCS = StreamSpec("docs")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One event loop for all: a gateway is a gRPC server in this process, and outlives its loop by a moment."""
+    for item in items:
+        here = item.path.is_relative_to(Path(__file__).parent)
+        if here and isinstance(item, pytest.Function) and asyncio.iscoroutinefunction(item.obj):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest.fixture(scope="module")
+def emulator() -> Generator[Firestore, None, None]:
+    server = Firestore()
+    asyncio.run(start_or_skip(server))
+    _warm(server.url.removeprefix("http://"))
+    yield server
+    asyncio.run(server.kill())
+    asyncio.run(server.stop())
+
+
+def _warm(address: str) -> None:
+    """A first answer, which takes a new emulator long: tests give it less time than that."""
+    database = "projects/demo-motia/databases/(default)"
+    request = BatchGetRequest(database=database, documents=[f"{database}/documents/warm/up"])
+    with grpc.insecure_channel(address) as channel:
+        call: Any = channel.unary_stream(f"/{SERVICE}/BatchGetDocuments")
+        assert list(call(request.SerializeToString(), timeout=DEADLINE, metadata=[("authorization", "Bearer owner")]))
+
+
+class Lab:
+    """A gateway, and adapters and streams that reach the emulator through it."""
+
+    docs = DOCS
+
+    def __init__(self, stack: AsyncExitStack, gateway: Gateway, server: Firestore) -> None:
+        self._stack = stack
+        self.gateway = gateway
+        self.server = server
+        self.namespace = f"t{secrets.token_hex(6)}"
+
+    async def connect(self, *, timeout: float = 5.0, retention: Retention | None = None, **options: Any) -> Any:
+        """An open adapter. Its own looks are an hour apart: what it tells, its listener has told it."""
+        settings = StorageSettings(
+            "default", namespace=self.namespace, timeout=timeout, retention=retention or Retention()
+        )
+        options = {"project": "demo-motia", "emulator": f"127.0.0.1:{self.gateway.port}", "poll": 3_600.0, **options}
+        adapter = FirestoreAdapter(settings, FirestoreOptions(**options))
+        self._stack.push_async_callback(adapter.close)
+        await adapter.open()
+        await adapter.prepare(DOCS)
+        return adapter
+
+    async def stream(self, adapter: Any = None, **options: Any) -> Stream[dict[str, Any]]:
+        """A stream with a hub of its own."""
+        adapter = adapter or await self.connect(**options)
+        hub = Hub(adapter, DOCS)
+        self._stack.push_async_callback(hub.close)
+        return Stream(DOCS, adapter, hub, schema=compile_schema("stream 'docs'", None), max_value_bytes=1_000_000)
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def lab(emulator: Firestore) -> AsyncGenerator[Lab, None]:
+    async with AsyncExitStack() as stack:
+        made = await stack.enter_async_context(gateway(emulator.url.removeprefix("http://")))
+        yield Lab(stack, made, emulator)

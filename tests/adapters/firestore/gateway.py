@@ -1,0 +1,137 @@
+"""A gRPC gateway in front of the emulator: it counts what is billed, and answers as production may."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from motia_adapters.firestore.wire import (
+    BatchGetResponse,
+    CommitRequest,
+    ListenRequest,
+    ListenResponse,
+    RunQueryResponse,
+)
+
+SERVICE = "google.firestore.v1.Firestore"
+
+
+@dataclass
+class Gateway:
+    """What went through, and what is to be done with it."""
+
+    upstream: Any
+    port: int = 0
+    refuse: Any = None
+    """A status code with which every call is answered, with the words ``said``."""
+    said: str = ""
+    billed: Counter[str] = field(default_factory=Counter)
+    """Documents read and written, and calls by name."""
+    requests: list[Any] = field(default_factory=list)
+    """What listeners asked for."""
+    swallow: Callable[[Any], bool] = lambda message: False
+    """Which messages to listeners are kept back."""
+    listeners: list[asyncio.Queue[bytes]] = field(default_factory=list)
+
+    def say(self, message: Any) -> None:
+        """Send all listeners a message of our own, or bytes that are none."""
+        for queue in self.listeners:
+            queue.put_nowait(message if isinstance(message, bytes) else message.SerializeToString())
+
+    @property
+    def targets(self) -> list[int]:
+        """The numbers of the targets that were added, in order."""
+        return [request.add_target.target_id for request in self.requests if request.HasField("add_target")]
+
+    async def _unary(self, request: bytes, context: Any) -> bytes:
+        await self._check("Commit", context)
+        try:
+            reply = await self.upstream.unary_unary(f"/{SERVICE}/Commit")(request, metadata=_metadata(context))
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), error.details())
+            raise
+        for write in CommitRequest.FromString(request).writes:
+            self.billed["deletes" if write.WhichOneof("operation") == "delete" else "writes"] += 1
+        return bytes(reply)
+
+    def _stream(self, method: str) -> Any:
+        async def serve(request: bytes, context: Any) -> AsyncIterator[bytes]:
+            await self._check(method, context)
+            found = 0
+            call = self.upstream.unary_stream(f"/{SERVICE}/{method}")(request, metadata=_metadata(context))
+            async for answer in call:
+                found += _found(method, answer)
+                yield answer
+            self.billed["reads"] += max(1, found)
+
+        return serve
+
+    async def _listen(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        await self._check("Listen", context)
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self.listeners.append(queue)
+
+        async def asked() -> AsyncIterator[bytes]:
+            async for request in requests:
+                self.requests.append(ListenRequest.FromString(request))
+                yield request
+
+        call = self.upstream.stream_stream(f"/{SERVICE}/Listen")(asked(), metadata=_metadata(context))
+
+        async def pump() -> None:
+            async for answer in call:
+                message = ListenResponse.FromString(answer)
+                if message.HasField("document_change"):
+                    self.billed["reads"] += 1
+                if not self.swallow(message):
+                    queue.put_nowait(answer)
+
+        task = asyncio.create_task(pump())
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self.listeners.remove(queue)
+            call.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _check(self, method: str, context: Any) -> None:
+        self.billed[method] += 1
+        if self.refuse is not None:
+            await context.abort(self.refuse, self.said)
+
+
+def _found(method: str, answer: bytes) -> int:
+    if method == "RunQuery":
+        return int(RunQueryResponse.FromString(answer).HasField("document"))
+    return int(BatchGetResponse.FromString(answer).WhichOneof("result") is not None)
+
+
+def _metadata(context: Any) -> tuple[tuple[str, str], ...]:
+    return tuple((key, value) for key, value in context.invocation_metadata() if not key.startswith("user-agent"))
+
+
+@asynccontextmanager
+async def gateway(address: str) -> AsyncGenerator[Gateway, None]:
+    """A gateway in front of an emulator."""
+    async with grpc.aio.insecure_channel(address) as upstream:
+        made = Gateway(upstream)
+        server = grpc.aio.server()
+        handlers = {
+            "Commit": grpc.unary_unary_rpc_method_handler(made._unary),
+            "BatchGetDocuments": grpc.unary_stream_rpc_method_handler(made._stream("BatchGetDocuments")),
+            "RunQuery": grpc.unary_stream_rpc_method_handler(made._stream("RunQuery")),
+            "Listen": grpc.stream_stream_rpc_method_handler(made._listen),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        made.port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            yield made
+        finally:
+            await server.stop(None)
