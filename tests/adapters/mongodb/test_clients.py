@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from motia_core.values import encode_object
 def _client(driver: str, url: str) -> Any:
     if driver == "pymongo":
         return AsyncMongoClient(url)
-    return pytest.importorskip("motor.motor_asyncio").AsyncIOMotorClient(url)
+    return import_module("motor.motor_asyncio").AsyncIOMotorClient(url)
 
 
 @pytest.mark.parametrize("driver", ["pymongo", "motor"])
