@@ -8,6 +8,7 @@ LONGEST = "tests/meta/faults"
 """Begins first: nothing takes as long."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One file, or one backend of the matrix, stays in one process: it shares a server."""
     for item in items:
