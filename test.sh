@@ -6,4 +6,4 @@ cd "$(dirname "$0")"
 . scripts/environment.sh
 set_up test --editable ".[all,testing]" --editable plugins_contrib/motia-postgres --group test
 cores=$("$bin/python" -c 'import os; print(os.cpu_count() or 1)')
-exec "$bin/python" -m pytest --numprocesses="${MOTIA_TEST_PROCESSES:-$((cores + 1))}" --dist=loadgroup "$@"
+exec "$bin/python" -m pytest --numprocesses="${MOTIA_TEST_PROCESSES:-$((cores + 1))}" --dist=loadscope "$@"
