@@ -25,7 +25,8 @@ DATABASES: list[str] = []
 @pytest.fixture(scope="session")
 def server() -> Iterator[PostgreSQL]:
     """A server for all tests of this folder that run in this process."""
-    server = PostgreSQL("-c", "fsync=off")  # a database for each test: nothing here loses its power
+    # A database for each test, and deadlocks on purpose: nothing here loses its power.
+    server = PostgreSQL("-c", "fsync=off", "-c", "deadlock_timeout=100ms")
     asyncio.run(start_or_skip(server))
     yield server
     asyncio.run(server.stop())

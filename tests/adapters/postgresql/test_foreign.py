@@ -130,7 +130,8 @@ async def test_a_row_that_cannot_be_an_item_comes_and_goes(orders: Database) -> 
 @pytest.mark.parametrize("seed", range(3))
 async def test_many_programs_at_once_leave_a_log_that_leads_to_the_table(orders: Database, seed: int) -> None:
     """Transactions of several statements, some rolled back, some held, beside our own writes."""
-    async with orders.opened(mapped=ORDERS) as adapter, orders.opened(mapped=ORDERS) as other:
+    patient = {"mapped": ORDERS, "timeout": 30.0}  # a deadlock with programs like these takes a while
+    async with orders.opened(**patient) as adapter, orders.opened(**patient) as other:
         await adapter.prepare(SPEC)
         await other.prepare(SPEC)
         head = await adapter.head(SPEC)

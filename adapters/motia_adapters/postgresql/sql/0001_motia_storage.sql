@@ -438,6 +438,7 @@ END $$;
 
 CREATE FUNCTION motia.due(p_namespace text, p_streams text, p_count bigint, p_age bigint) RETURNS json
 -- Of a JSON list of streams those with something to sweep or trim: [[name, sweep, trim]...].
+-- A little more than p_count is let be: the floor does not move with every change.
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
 DECLARE
     v_now constant bigint := motia.now_us();
@@ -446,7 +447,7 @@ BEGIN
         SELECT coalesce(json_agg(json_build_array(name, sweep, trim)), '[]') FROM (
             SELECT s.name,
                    EXISTS (SELECT FROM motia.item AS i WHERE i.stream = s.id AND i.expires <= v_now) AS sweep,
-                   coalesce(t.seq - s.floor_seq > p_count, false) OR coalesce((
+                   coalesce(t.seq - s.floor_seq > p_count + greatest(16, p_count / 16), false) OR coalesce((
                        SELECT l.ts < v_now - p_age FROM motia.log AS l WHERE l.stream = s.id AND l.seq > s.floor_seq
                        ORDER BY l.seq LIMIT 1), false) AS trim
             FROM motia.stream AS s, motia.tail(s) AS t

@@ -257,6 +257,22 @@ BEGIN
     RETURN 'true'::json;
 END $$;
 
+CREATE FUNCTION motia.has_bytes_index(m motia.mapping) RETURNS boolean
+-- Whether an index has the order of texts' bytes.
+LANGUAGE sql STABLE AS $$
+    SELECT EXISTS (SELECT FROM pg_index WHERE indrelid = m.relid AND indpred IS NULL AND indisvalid
+                     AND pg_get_indexdef(indexrelid, 1, false) LIKE '%' || m.grp_column || '%'
+                     AND pg_get_indexdef(indexrelid) LIKE '%COLLATE "C"%')
+$$;
+
+CREATE FUNCTION motia.has_index(m motia.mapping) RETURNS boolean
+-- Whether an index leads from one group to the next.
+LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN m.grp_sql LIKE '%COLLATE%' THEN motia.has_bytes_index(m)
+                ELSE EXISTS (SELECT FROM pg_index AS x JOIN pg_attribute AS a ON a.attrelid = m.relid AND a.attnum = x.indkey[0]
+                             WHERE x.indrelid = m.relid AND x.indpred IS NULL AND x.indisvalid AND a.attname = m.grp_column) END
+$$;
+
 CREATE FUNCTION motia.mapped(p_schema text, p_table text) RETURNS json
 -- What is known of a mapped table; null if it is not mapped.
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
@@ -264,8 +280,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
         'stream', s.name, 'group', m.grp_column, 'id', m.id_column, 'group_type', m.grp_type, 'id_type', m.id_type,
         'captured', m.relid = c.oid AND motia.captured(m.relid, m.stream),
         'pending', (SELECT count(*) FROM motia.inbox AS i WHERE i.stream = m.stream),
-        'indexed', m.grp_sql NOT LIKE '%COLLATE%' AND m.id_sql NOT LIKE '%COLLATE%' OR EXISTS (
-            SELECT FROM pg_index WHERE indrelid = c.oid AND pg_get_indexdef(indexrelid) LIKE '%COLLATE "C"%'),
+        'indexed', motia.has_index(m) AND (m.id_sql NOT LIKE '%COLLATE%' OR motia.has_bytes_index(m)),
         'columns', (SELECT json_agg(json_build_object(
                 'name', a.attname, 'type', format_type(a.atttypid, NULL), 'mod', a.atttypmod, 'not_null', a.attnotnull,
                 'default', a.atthasdef OR a.attidentity <> '', 'generated', a.attgenerated <> '') ORDER BY a.attnum)
@@ -425,6 +440,13 @@ BEGIN
         WHERE y.namespace = p_namespace AND y.name = p_stream;
     v_next := format('SELECT %1$s AS grp FROM %2$s AS t WHERE %1$s > %%s AND motia.usable(t.%3$I::text)'
                      ' AND motia.usable(t.%4$I::text) ORDER BY %1$s LIMIT 1', m.grp_sql, m.tbl, m.grp_column, m.id_column);
+    IF NOT motia.has_index(m) THEN  -- one pass over all rows, not one for each group
+        EXECUTE format('SELECT coalesce(json_agg(grp ORDER BY grp COLLATE "C"), ''[]'') FROM (SELECT DISTINCT %1$s AS grp'
+                       ' FROM %2$s AS t WHERE %1$s > $1 AND motia.usable(t.%3$I::text) AND motia.usable(t.%4$I::text)'
+                       ' ORDER BY 1 LIMIT $2) AS page', m.grp_sql, m.tbl, m.grp_column, m.id_column)
+            INTO v_found USING p_after, p_limit;
+        RETURN v_found;
+    END IF;
     EXECUTE 'WITH RECURSIVE found(grp) AS ((' || format(v_next, '$1') || ') UNION ALL SELECT (' || format(v_next, 'found.grp')
             || ') FROM found WHERE found.grp IS NOT NULL) SELECT coalesce(json_agg(grp ORDER BY grp COLLATE "C"), ''[]'')'
             ' FROM (SELECT grp FROM found WHERE grp IS NOT NULL LIMIT $2) AS page'
