@@ -39,6 +39,7 @@ class RedisAdapter(Adapter):
     def __init__(self, settings: StorageSettings, options: RedisOptions) -> None:
         super().__init__(settings)
         self._connection = Connection(options, settings.timeout)
+        self._db = options.db
         self._bells = Bells(self._connection.seed)
         self._streams: dict[str, _Stream] = {}
         self._upkeep = Upkeep(
@@ -151,7 +152,7 @@ class RedisAdapter(Adapter):
         self._connection.check_open()
         found = self._streams.get(stream.name)
         if found is None:
-            keys = keys_of(self.settings.namespace, stream.name)
+            keys = keys_of(self.settings.namespace, stream.name, self._db)
             found = self._streams[stream.name] = _Stream(
                 keys,
                 Reads(self._connection, keys, stream.name),

@@ -33,6 +33,8 @@ class Connection:
         self._timeout = timeout
         self._seed = Node(options, timeout, options.host, options.port)
         self._nodes = {(options.host, options.port): self._seed}
+        self._confirming: dict[Node, Node] = {}
+        """The same servers, by connections of their own: WAIT keeps all that is sent behind it waiting."""
         self._routes: dict[str, Node] = {}
         self._open = False
 
@@ -59,7 +61,7 @@ class Connection:
     async def close(self) -> None:
         """End all connections."""
         self._open = False
-        await asyncio.gather(*(node.close() for node in self._nodes.values()))
+        await asyncio.gather(*(node.close() for node in (*self._nodes.values(), *self._confirming.values())))
 
     def check_open(self) -> None:
         """Raise `BackendUnavailable` unless it is open."""
@@ -94,22 +96,23 @@ class Connection:
         prefix, _, *rest = arguments
         return link.send(*_evalsha(keys, script, (prefix, node.run_id, *rest)))
 
-    async def write(self, keys: Keys, script: Script, arguments: Sequence[Argument]) -> Any:
+    async def write(self, keys: Keys, script: Script, arguments: Sequence[Argument], *, confirmed: bool = True) -> Any:
         """The reply of the write script, which is never sent again once it may have run.
 
-        Each node's run id is put in the place of argument 1. Raises `OutcomeUnknown` if no reply came.
+        Each node's run id is put in the place of argument 1. Raises `OutcomeUnknown` if no reply came, or
+        (if it has to be ``confirmed``) too few replicas have it.
         """
         commands = [_evalsha(keys, script, arguments)]
-        wanted = self._options.replicas
+        wanted = self._options.replicas if confirmed else 0
         if wanted:
             commands.append(("WAIT", wanted, max(1, int(self._timeout * 500))))  # ends before the timeout does
         try:
-            reply, *confirmed = await self._send(keys, commands, is_write=True)
+            reply, *having = await self._send(keys, commands, is_write=True)
         except Lost as lost:
             raise self.unknown(keys, lost) from lost
-        if wanted and confirmed[0] < wanted:
+        if wanted and having[0] < wanted:
             raise OutcomeUnknown(
-                f"redis: a write is stored at {self.address}, but {confirmed[0]} of {wanted} replicas confirmed it in"
+                f"redis: a write is stored at {self.address}, but {having[0]} of {wanted} replicas confirmed it in"
                 " time: a failover may lose it (bring the replicas back, or ask for fewer: replicas = ...)"
             )
         return reply
@@ -134,7 +137,8 @@ class Connection:
         problem: ReplyError | None = None
         for _ in range(REDIRECTIONS):
             self.check_open()
-            node = self._routes.get(keys.prefix, self._seed)
+            route = self._routes.get(keys.prefix, self._seed)
+            node = route if len(commands) == 1 or not is_write else self._confirmer(route)
             try:
                 link = await node.link()
             except BackendUnavailable:
@@ -158,6 +162,7 @@ class Connection:
                 self._routes[keys.prefix] = self._node(str(problem).split(" ")[2], node)
             else:
                 _leave_replica(node, problem)
+                _leave_replica(route, problem)
                 raise refused(problem, node.address, "use the stream") from problem
         raise BackendError(f"redis: {self.address} redirects too often: {problem}") from problem
 
@@ -178,6 +183,11 @@ class Connection:
         if found not in self._nodes:
             self._nodes[found] = Node(self._options, self._timeout, *found)
         return self._nodes[found]
+
+    def _confirmer(self, node: Node) -> Node:
+        if node not in self._confirming:
+            self._confirming[node] = Node(self._options, self._timeout, node.host, node.port)
+        return self._confirming[node]
 
     async def _load_scripts(self, node: Node) -> None:
         link = await node.link()

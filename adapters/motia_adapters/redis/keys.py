@@ -36,7 +36,11 @@ class Keys:
         return (self.meta, self.log, self.groups, self.deadlines)
 
 
-def keys_of(namespace: str, stream: str) -> Keys:
-    """The keys of a stream; neither name holds a brace (SEMANTICS A9)."""
+def keys_of(namespace: str, stream: str, db: int = 0) -> Keys:
+    """The keys of a stream; neither name holds a brace (SEMANTICS A9).
+
+    Channels belong to the server, not to a database: they carry its number, or a copy of the
+    keys in another database would announce its changes here.
+    """
     prefix = f"{{{namespace}:{stream}}}:"
-    return Keys(prefix, f"{prefix}m", f"{prefix}l", f"{prefix}g", f"{prefix}t", f"{prefix}b")
+    return Keys(prefix, f"{prefix}m", f"{prefix}l", f"{prefix}g", f"{prefix}t", f"{prefix}b{db or ''}")

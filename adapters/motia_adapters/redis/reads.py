@@ -135,7 +135,7 @@ class Reads:
     async def _replay(self, group: str, items: dict[str, Item], after: Place, until: Place, last: str) -> Place:
         """Apply a page of the log, as far as it is about ids up to ``last`` (empty: all of them)."""
         wanted = group.encode()
-        entries = await self._entries(after)
+        entries = await self._entries(after, self._page_size())
         for entry in entries:
             place, _ = place_of(entry)
             if place > until:
@@ -177,10 +177,10 @@ class Reads:
         place = parse_position(position)
         if place is None:
             raise await self._expired(position, "is not a place in this store's history")
-        entries = await self._entries(place)
+        count = self._page_size()  # before anything is awaited: other watches change it
+        entries = await self._entries(place, count)
         changes = [to_change(self._name, place_of(entry)[0], entry[1]) for entry in entries]
         size = sum(len(change.json or b"") for change in changes)
-        count = self._page_size()
         if entries:
             self._entry_bytes = max(1, size // len(entries))
         return Batch(tuple(changes), changes[-1].position if changes else position), len(entries) >= count
@@ -208,12 +208,12 @@ class Reads:
         """Entries to read at once, such that a page stays small."""
         return max(1, min(LOG_PAGE, PAGE_BYTES // max(1, self._entry_bytes)))
 
-    async def _entries(self, after: Place) -> list[tuple[bytes, list[bytes]]]:
+    async def _entries(self, after: Place, count: int) -> list[tuple[bytes, list[bytes]]]:
         """The next entries of the log, each proved to follow the one before. Raises `PositionExpired`."""
         for _ in range(_TRIES):
             entries, found = await self._connection.read(
                 self._keys,
-                ("XRANGE", self._keys.log, f"({after.entry_id}", "+", "COUNT", self._page_size()),
+                ("XRANGE", self._keys.log, f"({after.entry_id}", "+", "COUNT", count),
                 ("HMGET", self._keys.meta, "e", "s"),
             )
             if entries:

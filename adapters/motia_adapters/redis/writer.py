@@ -49,10 +49,13 @@ class Writer:
         self._next_sweep = 0.0
         self._task: asyncio.Task[None] | None = None
         self._posted: asyncio.Future[Any] | None = None
+        self._closing = False
 
     async def write(self, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
         """Do all writes, or nothing. Raises as `Adapter.write` does."""
         self._connection.check_open()
+        if self._closing:
+            raise closed(self._connection.address)
         loop = asyncio.get_running_loop()
         size = sum(len(write.json or b"") for write in writes)
         unit = Unit(writes, loop.create_future(), loop.time() + self._settings.timeout, size)
@@ -62,7 +65,8 @@ class Writer:
         return await unit.future
 
     async def close(self) -> None:
-        """Finish what was asked for, as far as the timeout lets us."""
+        """Finish what was asked for, as far as the timeout lets us, and take nothing more."""
+        self._closing = True
         end = asyncio.get_running_loop().time() + self._settings.timeout
         while (busy := self._task or self._posted) is not None:
             left = end - asyncio.get_running_loop().time()
@@ -75,7 +79,10 @@ class Writer:
 
     async def maintain(self, *, sweep: int = 0, begin: bool = False) -> int:
         """Remove expired items (how many is returned), or ``begin`` a new history."""
-        _, swept, _ = await self._call([], sweep, begin)
+        # Nobody's write: no replica has to confirm it.
+        _, swept, _ = await self._connection.write(
+            self._keys, WRITE, self._arguments([], sweep, begin), confirmed=False
+        )
         return int(swept)
 
     def _post(self) -> None:
@@ -197,8 +204,8 @@ class Writer:
         self._next_sweep = now + SWEEP_EVERY
         return SWEEP
 
-    async def _call(self, units: list[Any], sweep: int, begin: bool = False) -> Any:
-        return await self._connection.write(self._keys, WRITE, self._arguments(units, sweep, begin))
+    async def _call(self, units: list[Any], sweep: int) -> Any:
+        return await self._connection.write(self._keys, WRITE, self._arguments(units, sweep))
 
     def _arguments(self, units: list[Any], sweep: int, begin: bool = False) -> list[Any]:
         keep = self._settings.retention.count
@@ -234,7 +241,9 @@ class Writer:
 
     def _lost(self, unit: Unit, at: int, raw: bytes | None, again: list[Unit]) -> None:
         """The script found another state than the one that write ``at`` was to find."""
-        write = unit.writes[at]
+        # Of a unit that does not apply, no events were sent: only what it was found from.
+        sent = unit.writes if unit.error is None else [write for write in unit.writes if write.kind != "event"]
+        write = sent[at]
         assert write.id is not None
         key = (write.group, write.id)
         self._known.put(key, stored_state(raw))

@@ -99,3 +99,23 @@ async def test_nobody_has_to_believe_a_message(lab: Any) -> None:
 def test_what_is_no_announcement_is_refused(news: bytes) -> None:
     with pytest.raises(ValueError, match="announcement"):
         announced(news)
+
+
+async def test_a_copy_in_another_database_announces_nothing_here(lab: Any) -> None:
+    """Channels belong to the whole server; a copy of the keys goes on with the same positions."""
+    server = await lab.serve()
+    mine = await lab.connect(server.port)
+    start = (await lab.put(mine, "x", {"n": 1})).position
+    for key in await lab.ask(server.port, "KEYS", "*"):
+        await lab.ask(server.port, "COPY", key, key, "DB", 1)
+    copy = await lab.connect(server.port, db=1)
+    seen: list[Change] = []
+    async with asyncio.timeout(20), aclosing(mine.watch(lab.docs, start)) as batches:
+        await anext(batches)
+        following = asyncio.create_task(anext(batches))
+        while (await lab.ask(server.port, "PUBSUB", "NUMSUB", KEYS.channel))[1] == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await lab.put(copy, "theirs", {"n": 2})
+        await lab.put(mine, "mine", {"n": 3})
+        seen += (await following).changes
+    assert [change.id for change in seen] == ["mine"]

@@ -220,3 +220,123 @@ async def test_a_write_waits_for_as_many_replicas_as_are_asked_for(lab: Any) -> 
     finally:
         replica.resume()
     await lab.put(adapter, "x", {"n": 4})
+
+
+async def test_reads_do_not_wait_for_replicas(lab: Any) -> None:
+    """A connection that waits for replicas answers nothing else, and each stream's upkeep would wait as well."""
+    primary = await lab.serve()
+    adapter = await lab.connect(primary.port, timeout=10.0, replicas=1)  # there are none
+    for number in range(3):
+        await adapter.head(StreamSpec(f"s{number}"))  # begins its first epoch
+    writing = asyncio.create_task(lab.put(adapter, "x", {"n": 1}))
+
+    async def stored() -> bool:
+        return bool(await lab.ask(primary.port, "HEXISTS", KEYS.items("g"), "x") == 1)
+
+    await lab.eventually(stored, "the write to be stored")
+    for _ in range(20):
+        assert (await adapter.get(lab.docs, "g", "x")).value == {"n": 1}
+    assert not writing.done(), "it waits for its replica"
+    with pytest.raises(OutcomeUnknown, match="0 of 1 replicas"):
+        await writing
+
+
+@pytest.mark.parametrize("kind", [Redis, Redis62])
+async def test_a_full_server_takes_deletes_that_wait_with_sets(lab: Any, kind: type[Redis]) -> None:
+    server = await lab.serve(kind=kind)
+    adapter = await lab.connect(server.port)
+    first = await lab.put(adapter, "x", {"n": 1})
+    await lab.ask(server.port, "CONFIG", "SET", "maxmemory", 1)
+    writes = [
+        [Write("set", "g", "a", b"{}")],  # leaves alone; the others share a call
+        [Write("set", "g", "b", b"{}")],
+        [Write("delete", "g", "none"), Write("set", "g", "c", b"{}")],
+        [Write("event", "g", None, b"1", event_type="t")],
+        [Write("delete", "g", "x")],
+    ]
+    results: list[Any] = await asyncio.gather(
+        *(adapter.write(lab.docs, unit) for unit in writes), return_exceptions=True
+    )
+    assert [isinstance(result, BackendUnavailable) for result in results] == [True] * 4 + [False], results
+    assert all("maxmemory is used up" in str(result) for result in results[:4])
+    await lab.ask(server.port, "CONFIG", "SET", "maxmemory", 0)
+    after = await lab.put(adapter, "y", {})
+    changes = await lab.log(adapter, first.position)
+    assert [(change.type, change.id) for change in changes] == [("delete", "x"), ("create", "y")]
+    assert [change.position for change in changes] == [results[4][0].position, after.position]
+
+
+@pytest.mark.parametrize("id", [None, "y"])
+async def test_an_event_beside_an_update_of_a_stale_state(lab: Any, id: str | None) -> None:
+    """What is checked again is the update's item, not the event before it."""
+    server = await lab.serve()
+    mine, theirs = await lab.connect(server.port), await lab.connect(server.port)
+    await mine.write(lab.docs, [lab.increment("x")])
+    await lab.put(mine, "x", {"n": "text"})
+    await lab.put(theirs, "x", {"n": 7})
+    event = Write("event", "g", id, b"1", event_type="t")
+    _, result = await mine.write(lab.docs, [event, lab.increment("x")])
+    assert result.new_value == {"n": 8}
+    await lab.put(mine, "x", {"n": "text"})
+    with pytest.raises(UpdateError):
+        await mine.write(lab.docs, [event, lab.increment("x")])
+
+
+@pytest.mark.parametrize("ttl", [7e10, 9.9e10])
+async def test_an_item_that_lives_for_thousands_of_years(lab: Any, ttl: float) -> None:
+    server = await lab.serve()
+    adapter = await lab.connect(server.port)
+    start = await adapter.head(lab.docs)
+    await lab.put(adapter, "x", {"n": 1}, ttl=ttl)
+    await adapter.write(lab.docs, [lab.increment("x")])
+    item = await adapter.get(lab.docs, "g", "x")
+    assert (item.json, item.expires) == (b'{"n":2}', True)
+    assert [change.json for change in await lab.log(adapter, start)] == [b'{"n":1}', b'{"n":2}']
+
+
+@pytest.mark.parametrize("key", [KEYS.items("bad"), f"{KEYS.prefix}z:bad"], ids=["items", "order"])
+async def test_a_foreign_key_of_one_group_lets_others_expire(lab: Any, key: str) -> None:
+    server = await lab.serve()
+    adapter = await lab.connect(server.port)
+    batch = [Write("set", "bad", str(number), b"{}", ttl=1.0) for number in range(250)]  # more than one look takes
+    await asyncio.gather(*(adapter.write(lab.docs, [write]) for write in batch))
+    await lab.ask(server.port, "DEL", key)
+    await lab.ask(server.port, "SET", key, "foreign")
+    head = (await lab.put(adapter, "x", {}, ttl=1.5)).position
+
+    async def removed() -> bool:
+        return any((change.type, change.id) == ("delete", "x") for change in await lab.log(adapter, head))
+
+    await lab.eventually(removed, "the item of another group to be removed")
+    assert await lab.ask(server.port, "GET", key) == b"foreign"
+
+
+async def test_closing_while_others_write_ends_each_write_one_way_or_the_other(lab: Any) -> None:
+    """What was asked for is finished, what comes later refused: nobody is left to guess."""
+    server = await lab.serve()
+    adapter = await lab.connect(server.port)
+    counts = dict.fromkeys("abcdefgh", 0)
+    ends: list[Exception] = []
+
+    async def write(name: str) -> None:
+        while True:
+            kind = Write("set", "g", name, b'{"n":%d}' % (counts[name] + 1)) if name in "abcd" else lab.increment(name)
+            try:
+                await adapter.write(lab.docs, [kind])
+            except Exception as error:
+                ends.append(error)
+                return
+            counts[name] += 1
+
+    async def busy() -> bool:
+        return min(counts.values()) >= 20
+
+    tasks = [asyncio.create_task(write(name)) for name in counts]
+    await lab.eventually(busy, "everybody to write")
+    await adapter.close()
+    async with asyncio.timeout(20):
+        await asyncio.gather(*tasks)
+    assert {type(end) for end in ends} == {BackendUnavailable}, ends
+    again = await lab.connect(server.port)
+    items = await again.list(lab.docs, "g", after=None, limit=None)
+    assert {item.id: item.value["n"] for item in items} == counts

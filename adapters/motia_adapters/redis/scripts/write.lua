@@ -9,7 +9,7 @@
 -- Expected: "" anything, "-" no item, "#N" what write N of this call left, else a version.
 --
 -- Reply: position of the head, swept, and for each unit either {"!", number of the write,
--- stored item or false} for a conflict, or for each write false (a delete of nothing) or
+-- stored item or false} for a conflict, or an error (of a key, or of memory), or for each write false (a delete of nothing) or
 -- {kind, position, timestamp (µs), stored item or false}.
 --
 -- JSON is bytes here, never a value: Lua would change it. The type of every key that a unit
@@ -22,6 +22,8 @@ local prefix, run, channel, logging, keep = ARGV[1], ARGV[2], ARGV[3], ARGV[4] =
 local call, format, sub = redis.call, string.format, string.sub
 local NEWS_BYTES = 4096 -- an announcement carries no more
 local MANY = 120 -- arguments of a call that is announced without its entries
+local LATEST = 2 ^ 55 -- a deadline (µs) past it is as good as it: 14 hex digits have to hold it
+local BLOCKED = 10 * 1000000 -- µs until an expired item in the place of a foreign key is looked at again
 
 local checked = {}
 local function check(key, kind)
@@ -66,27 +68,39 @@ local function begin()
     call('UNLINK', log)
   end
   epoch, stamp = math.max(now, epoch + 1), math.max(now, stamp)
-  begun, fresh, changed = true, true, true
+  begun, fresh = true, true
 end
 
 local written, stamped -- position and timestamp of the last change, as text
 local news = {} -- the entries, for the announcement: the lengths of their parts (items.py knows them), then the parts
 local news_bytes = #ARGV > MANY and NEWS_BYTES + 1 or 0
 
+local function add(how, entry, kind, group, id, deadline, json, event)
+  if keep == '' then
+    return how('XADD', log, entry, 'k', kind, 'g', group, 'i', id, 's', stamped,
+      'd', deadline, 'e', event, 'p', previous, 'j', json)
+  end
+  return how('XADD', log, 'MAXLEN', '~', keep, entry, 'k', kind, 'g', group, 'i', id, 's', stamped,
+    'd', deadline, 'e', event, 'p', previous, 'j', json)
+end
+
+-- Returns the error if there is no memory, which is so only of the first change of a call: then nothing was done.
 local function append(kind, group, id, deadline, json, event)
   if not begun then
     begin()
   end
-  seq, stamp, changed = seq + 1, math.max(now, stamp + 1), true
+  local before = stamp
+  seq, stamp = seq + 1, math.max(now, stamp + 1)
   written, stamped = format('%014x-%014x', epoch, seq), format('%.0f', stamp)
   if logging then
     local entry = format('%.0f-%.0f', epoch, seq)
-    if keep == '' then
-      call('XADD', log, entry, 'k', kind, 'g', group, 'i', id, 's', stamped,
-        'd', deadline, 'e', event, 'p', previous, 'j', json)
-    else
-      call('XADD', log, 'MAXLEN', '~', keep, entry, 'k', kind, 'g', group, 'i', id, 's', stamped,
-        'd', deadline, 'e', event, 'p', previous, 'j', json)
+    local reply = add(changed and call or redis.pcall, entry, kind, group, id, deadline, json, event)
+    if type(reply) == 'table' then
+      if not string.find(reply.err, 'OOM ', 1, true) then
+        add(call, entry, kind, group, id, deadline, json, event) -- it fails again, and the call with it
+      end
+      seq, stamp = seq - 1, before
+      return reply
     end
     if news_bytes <= NEWS_BYTES then
       local text = struct.pack('>BHHBBHBI4', #entry, #group, #id, #stamped, #deadline, #event, #previous, #json)
@@ -96,6 +110,7 @@ local function append(kind, group, id, deadline, json, event)
     end
     previous = ''
   end
+  changed = true
 end
 
 -- The stored item (version, deadline, JSON) and its deadline; false if there is none, or an error.
@@ -117,9 +132,11 @@ local function remove(group, id, raw, deadline)
   if deadline > 0 then
     call('ZREM', deadlines, group .. '\0' .. id)
   end
+  changed = true
   append('d', group, id, '0', sub(raw, 44), '')
 end
 
+-- Returns what it did, or false and why it did nothing.
 local function store(kind, group, id, json, ttl, raw, old)
   if raw and old > 0 and old <= now then
     remove(group, id, raw, old)
@@ -127,10 +144,13 @@ local function store(kind, group, id, json, ttl, raw, old)
   end
   local deadline = kind == 'u' and raw and old or 0
   if ttl ~= '' then
-    deadline = now + tonumber(ttl)
+    deadline = math.min(now + tonumber(ttl), LATEST)
   end
   local change = raw and 'u' or 'c'
-  append(change, group, id, deadline == 0 and '0' or format('%.0f', deadline), json, '')
+  local refused = append(change, group, id, deadline == 0 and '0' or format('%.0f', deadline), json, '')
+  if refused then
+    return false, refused
+  end
   call('HSET', prefix .. 'h:' .. group, id, written .. format('%014x', deadline) .. json)
   if not raw then
     call('ZADD', prefix .. 'z:' .. group, 0, id)
@@ -156,12 +176,17 @@ else
     local group, id = sub(member, 1, cut - 1), sub(member, cut + 1)
     local raw, deadline = read(group, id)
     if deadline > 0 and deadline <= now then
-      if not check_removal(group) then
+      raw = check_removal(group) or raw
+      if type(raw) == 'string' then
         remove(group, id, raw, deadline)
         swept = swept + 1
       end
     elseif type(raw) ~= 'table' then
       call('ZREM', deadlines, member)
+    end
+    if type(raw) == 'table' and string.find(raw.err, 'WRONGTYPE', 1, true) then
+      -- Others must not wait behind it for ever. Its own deadline is with the item.
+      redis.pcall('ZADD', deadlines, 'XX', format('%.0f', now + BLOCKED), member)
     end
   end
 end
@@ -207,7 +232,7 @@ while ARGV[at] do
       local kind, group, id, json = ARGV[base + 1], ARGV[base + 2], ARGV[base + 3], ARGV[base + 5]
       local result = false
       if kind == 's' or kind == 'u' then
-        result = store(kind, group, id, json, ARGV[base + 6], raws[i], ends[i])
+        result, conflict = store(kind, group, id, json, ARGV[base + 6], raws[i], ends[i])
         left[number + i] = written
       elseif kind == 'd' then
         local raw, deadline = raws[i], ends[i]
@@ -219,12 +244,15 @@ while ARGV[at] do
         end
         left[number + i] = '-'
       elseif kind ~= 'c' then
-        append(kind, group, id, '0', json, ARGV[base + 7])
+        conflict = append(kind, group, id, '0', json, ARGV[base + 7])
         result = { kind, written, stamp, false }
+      end
+      if conflict then
+        break
       end
       reply[i] = result
     end
-    replies[#replies + 1] = reply
+    replies[#replies + 1] = conflict or reply
   end
   number = number + count
   at = at + 1 + count * 7
@@ -232,6 +260,7 @@ end
 
 if not epoch or (ARGV[7] == '1' and not changed) then
   begin()
+  changed = true
 end
 if changed then
   if fresh then
