@@ -64,13 +64,17 @@ async def opened(project: Path, name: str) -> AsyncIterator[Opened]:
     async with motia:
         storage_type = motia.stream_configs[name].storage_type
         adapter = motia.storages[storage_type]
-        shared = adapter.capabilities(StreamSpec(name)).multi_process
-        if not shared:
-            raise ConfigError(
-                f"stream {name!r} lives in storage {storage_type!r}, where only the server's process can see it:"
-                f" {shared.note}"
-            )
+        check_shared(f"stream {name!r}", storage_type, adapter, StreamSpec(name))
         yield Opened(motia.streams[name], adapter, StreamSpec(name))
+
+
+def check_shared(what: str, storage_type: str, adapter: Adapter, spec: StreamSpec) -> None:
+    """Raise `ConfigError` if a command's process cannot share this storage with the server's."""
+    shared = adapter.capabilities(spec).multi_process
+    if not shared:
+        raise ConfigError(
+            f"{what} lives in storage {storage_type!r}, where only the server's process can see it: {shared.note}"
+        )
 
 
 def get(stream: StreamName, group: Group, id: Item, project: Project = Path()) -> None:

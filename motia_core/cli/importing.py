@@ -9,14 +9,23 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from motia_core.app import Motia
 from motia_core.cli.data import Project
+from motia_core.cli.import_target import Target, target_of
 from motia_core.cli.output import AsJson, line, run, say
-from motia_core.errors import BackendError, Conflict, InvalidValue, MissingDependency, MotiaError, OutcomeUnknown
+from motia_core.errors import (
+    BackendError,
+    ConfigError,
+    Conflict,
+    InvalidValue,
+    MissingDependency,
+    MotiaError,
+    OutcomeUnknown,
+)
 from motia_core.values import decode
 
 if TYPE_CHECKING:
@@ -30,19 +39,6 @@ SHOWN = 20
 """Refused and differing items that are named, of each stream; the rest is counted."""
 TIMEOUT = 10.0
 """Seconds that the old store may take to answer."""
-
-
-class Target(Protocol):
-    """Where items go: a stream, or state."""
-
-    def check(self, group: str, id: str, value: Any, /) -> None:
-        """Raise what `set` would raise before any I/O."""
-
-    async def get(self, group: str, id: str, /) -> Any:
-        """What is there, or ``None``."""
-
-    async def set(self, group: str, id: str, value: Any, /, *, expect: Any, ttl: float | None) -> Any:
-        """Store it."""
 
 
 @dataclass(slots=True)
@@ -95,7 +91,8 @@ def from_motia(
             groups = [group for group in await old.groups() if _is_wanted(group.stream, names, state)]
             async with Motia.from_project(project, run_triggers=False) as motia:
                 tallies = await _import(motia, old, groups, names, apply)
-            return _report(old, tallies, apply=apply, json=json)
+            unreadable = [said for name, said in old.unreadable if _is_wanted(name, names, state)]
+            return _report(old.address, unreadable, tallies, apply=apply, json=json)
 
     if not run(work()):
         raise typer.Exit(1)
@@ -137,17 +134,13 @@ async def _import(
             name = names.get(group.stream, group.stream)
             tally = tallies.setdefault(group.stream, Tally(group.stream, name))
             tally.groups += 1
-            target: Any = motia.state
-            if group.stream and name not in motia.stream_configs:
-                tally.left_out = (
-                    f"the project has no stream {name!r}: declare it, or say --stream {group.stream}=NAME"
-                    f" (--stream {group.stream}= to leave it out)"
-                )
+            try:
+                target = target_of(motia, group.stream, name)
+            except ConfigError as error:
+                tally.left_out = str(error)
                 tally.items += group.count
                 bar.update(group.count)
                 continue
-            if group.stream:
-                target = motia.streams[name]
             async for page in old.items(group):
                 tally.items += len(page)
                 for start in range(0, len(page), AT_ONCE):
@@ -162,13 +155,13 @@ async def _take(target: Target, group: str, item: OldItem, tally: Tally, apply: 
     where = f"group {group!r}, item {item.id!r}"
     try:
         value = _decoded(item.json)
-        target.check(group, item.id, value)
+        target.door.check(group, item.id, value)
         if apply:
             with contextlib.suppress(Conflict):
-                await target.set(group, item.id, value, expect="absent", ttl=item.ttl)
+                await target.door.set(group, item.id, value, expect="absent", ttl=item.ttl)
                 tally.new += 1
                 return
-        there = await target.get(group, item.id)
+        same = await target.has(group, item.id, value)
     except OutcomeUnknown as error:
         tally.refused.append(f"{where}: {error}; run it again")
         return
@@ -177,9 +170,11 @@ async def _take(target: Target, group: str, item: OldItem, tally: Tally, apply: 
     except MotiaError as error:
         tally.refused.append(f"{where}: {error}")
         return
-    if there == value:
+    if same:
         tally.same += 1
-    elif there is None:
+    elif same is None and apply:
+        tally.refused.append(f"{where}: was there, and was removed in between; run it again")
+    elif same is None:
         tally.new += 1
     else:
         tally.different.append(f"{where}: has another value here, which is left alone")
@@ -193,19 +188,19 @@ def _decoded(json: bytes) -> Any:
         raise InvalidValue(f"is no JSON: {error}") from None
 
 
-def _report(old: OldStore, tallies: list[Tally], *, apply: bool, json: bool) -> bool:
+def _report(address: str, unreadable: list[str], tallies: list[Tally], *, apply: bool, json: bool) -> bool:
     """Print what became of it; whether everything is there."""
-    complete = not old.unreadable and all(tally.complete for tally in tallies)
+    complete = not unreadable and all(tally.complete for tally in tallies)
     if json:
         for tally in tallies:
             line({**asdict(tally), "complete": tally.complete})
     else:
         for tally in tallies:
             _show(tally, "imported" if apply else "to import")
-    for problem in old.unreadable:
+    for problem in unreadable:
         say(f"left out: {problem}")
     if not tallies:
-        say(f"There is nothing of an older Motia at {old.address}.")
+        say(f"There is nothing of an older Motia at {address}.")
     elif not apply:
         say("Nothing was written. Add --apply to import.")
     elif complete:

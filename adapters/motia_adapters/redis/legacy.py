@@ -31,6 +31,7 @@ from motia_core.errors import BackendError, ConfigError
 
 PAGE = 500
 """Keys or items that are read at once."""
+_FOR_EVER = -1  # what PTTL says of a key without a deadline
 
 
 @dataclass(slots=True)
@@ -72,8 +73,8 @@ class OldStore:
         self._node = Node(options, timeout, options.host, options.port)
         self._link: Link | None = None
         self._streams, self._state = streams, state
-        self.unreadable: list[str] = []
-        """Keys that look like old data and are none, with the reason."""
+        self.unreadable: list[tuple[str, str]] = []
+        """Keys that look like old data and are none: the stream (empty: state), and the key with the reason."""
 
     @property
     def address(self) -> str:
@@ -103,7 +104,7 @@ class OldStore:
             sizes = await self._ask(*(("HLEN", key) for key, _ in hashes))
             for (key, (kind, stream, group)), count in zip(hashes, sizes, strict=True):
                 if kind == "string":
-                    self._leave(key, "is a hash, not a string")
+                    self._leave(stream, key, "is a hash, not a string")
                 else:
                     found[stream, group, key] = OldGroup(stream, group, count, key)
             for (key, (kind, stream, group)), type in zip(wanted, types, strict=True):
@@ -112,8 +113,8 @@ class OldStore:
                     of = found.setdefault((stream, name, b""), OldGroup(stream, name))
                     of.strings.append((id, key))
                     of.count += 1
-                elif type != b"hash":
-                    self._leave(key, f"is a {type.decode()}")
+                elif type not in (b"hash", b"none"):  # none: gone since it was listed
+                    self._leave(stream, key, f"is a {type.decode()}")
             if cursor == b"0":
                 return [found[key] for key in sorted(found)]
 
@@ -125,9 +126,9 @@ class OldStore:
                 values = await self._ask(*(("GET", key) for _, key in page))
                 lives = await self._ask(*(("PTTL", key) for _, key in page))
                 yield [
-                    OldItem(id, value, life / 1000 if life > 0 else None)
+                    OldItem(id, value, None if life == _FOR_EVER else life / 1000)
                     for (id, _), value, life in zip(page, values, lives, strict=True)
-                    if value is not None
+                    if value is not None and (life > 0 or life == _FOR_EVER)  # else it has just expired
                 ]
             return
         seen: set[bytes] = set()
@@ -142,18 +143,24 @@ class OldStore:
 
     def _place(self, key: bytes) -> tuple[Literal["hash", "string"], str, str] | None:
         """How a key holds what: stream and group (or, of a string, group and key with a colon between)."""
-        try:
-            text = key.decode()
-        except UnicodeDecodeError:
-            if key.startswith((self._streams.encode(), self._state.encode(), b"stream:", b"state:")):
-                self._leave(key, "is no UTF-8")
-            return None
+        place = self._placed(key.decode("utf-8", "surrogateescape"))
+        if place is not None:
+            try:
+                key.decode()
+            except UnicodeDecodeError:
+                self._leave(place[1], key, "is no UTF-8")
+                return None
+        return place
+
+    def _placed(self, text: str) -> tuple[Literal["hash", "string"], str, str] | None:
         if text.startswith(self._streams):
             stream, between, group = text.removeprefix(self._streams).partition(":group:")
-            return ("hash", stream, group) if between and stream else None
+            if between and stream:
+                return "hash", stream, group
         if text.startswith(self._state):
             rest = text.removeprefix(self._state)
-            return ("string", "", rest) if ":" in rest else None
+            if ":" in rest:
+                return "string", "", rest
         if text.startswith("stream:"):
             segment, between, group = text.removeprefix("stream:").partition(":")
             return ("hash", _decoded(segment), group) if between and segment else None
@@ -161,8 +168,10 @@ class OldStore:
             return "hash", "", text.removeprefix("state:")
         return None
 
-    def _leave(self, key: bytes, why: str) -> None:
-        self.unreadable.append(f"key {key.decode('utf-8', 'backslashreplace')!r} {why}")
+    def _leave(self, stream: str, key: bytes, why: str) -> None:
+        entry = (stream, f"key {key.decode('utf-8', 'backslashreplace')!r} {why}")
+        if entry not in self.unreadable:  # a scan may give a key twice
+            self.unreadable.append(entry)
 
     async def _ask(self, *commands: Sequence[Argument]) -> list[Any]:
         assert self._link is not None

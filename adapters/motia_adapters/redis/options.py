@@ -101,9 +101,19 @@ def options_from_url(url: str) -> dict[str, Any]:
     path = parts.path.strip("/")
     if path:
         if not path.isdecimal():
-            raise ValueError(f"behind the host stands the database's number, as in redis://host:6379/0, not {path!r}")
+            # What stands there may be the rest of a password: it is not shown.
+            raise ValueError(
+                "behind the host stands the database's number, and no more, as in redis://host:6379/0"
+                " (write '/' in a password as %2F)"
+            )
         options["db"] = int(path)
-    for key, value in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)):
+    try:
+        query = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError:
+        raise ValueError(
+            "behind the question mark stand options, as in ?tls_verify=true (write '?' in a password as %3F)"
+        ) from None
+    for key, value in query:
         if key in options:
             raise ValueError(f"option {key!r} is given twice")
         options[key] = value

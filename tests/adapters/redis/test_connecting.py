@@ -48,6 +48,15 @@ def test_bad_urls_are_refused(url: str, said: str) -> None:
         options_from_url(url)
 
 
+@pytest.mark.parametrize(
+    "url", ["redis://:12/secret@h", "redis://u:1?secret@h/0", "redis://:1#secret@h", "redis://h?secret"]
+)
+def test_what_may_be_a_piece_of_a_password_is_not_shown(url: str) -> None:
+    with pytest.raises(ValueError, match=r"write '.' |behind the") as refused:
+        options_from_url(url)
+    assert "secret" not in str(refused.value)
+
+
 def test_options_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValidationError, match="need tls = true"):
         RedisOptions(tls_ca_file=Path("ca.pem"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from motia_adapters.redis.legacy import OldStore
 
 from motia_core import Motia
 from motia_core.states import STATE
@@ -143,6 +144,78 @@ async def test_what_cannot_be_imported_is_named(lab: Any, tmp_path: Path) -> Non
     for key in ("'stream:documents:other' is a string", "'motia:state:g:k' is a hash", "is no UTF-8"):
         assert f"left out: key {key}" in done.stderr or key in done.stderr
     assert done.returncode == 1
+
+
+async def test_nothing_is_imported_into_what_ends_with_the_command(lab: Any, tmp_path: Path) -> None:
+    server = await lab.serve()
+    await lab.ask(server.port, "HSET", "stream:documents:g", "x", "{}")
+    await lab.ask(server.port, "HSET", "state:g", "x", "1")
+    folder = project(tmp_path, 'adapter = "memory"')
+    for options in ([], ["--apply"]):
+        done = migrate(folder, server.url, *options)
+        assert done.returncode == 1
+        for what in ("stream 'documents'", "state"):
+            assert f"left out: {what} lives in storage 'default', where only the server's process" in done.stdout
+        assert "1 items: 0 " in done.stdout
+
+
+async def test_foreign_keys_of_what_is_left_out_are_no_concern(lab: Any, tmp_path: Path) -> None:
+    """Others call their keys ``state:`` and ``stream:``, too."""
+    server = await lab.serve()
+    await lab.ask(server.port, "HSET", "stream:documents:g", "x", "{}")
+    for key in ("state:theirs", "stream:theirs:x", b"stream:theirs:\xff"):
+        await lab.ask(server.port, "SET", key, "x")
+    folder = project(tmp_path, 'adapter = "sqlite"')
+    done = migrate(folder, server.url, "--apply")
+    assert (done.returncode, done.stderr.count("left out: key")) == (1, 3)
+    done = migrate(folder, server.url, "--apply", "--no-state", "--stream", "theirs=")
+    assert (done.returncode, "left out" in done.stderr) == (0, False), done
+    # A prefix that is also the engine's hides none of the engine's keys.
+    done = migrate(folder, server.url, "--no-state", "--stream", "theirs=", "--stream-prefix", "stream:")
+    assert "stream documents: 1 groups, 1 items: 0 to import, 1 there already" in done.stdout
+
+
+async def test_what_is_there_is_compared_as_json(lab: Any, tmp_path: Path) -> None:
+    """``true`` is not 1, and a null that is not there yet is not there."""
+    server = await lab.serve()
+    await lab.ask(server.port, "HSET", "stream:documents:g", "x", '{"done":[true]}', "y", '{"n":1}')
+    await lab.ask(server.port, "SET", "motia:state:g:nothing", "null")
+    folder = project(tmp_path, 'adapter = "sqlite"')
+    async with Motia.from_project(folder) as motia:
+        await motia.streams["documents"].set("g", "x", {"done": [1]})
+        await motia.streams["documents"].set("g", "y", {"n": 1})
+    for options, said in (
+        ([], "1 to import, 0 there"),
+        (["--apply"], "1 imported, 0 there"),
+        ([], "0 to import, 1 there"),
+    ):
+        done = migrate(folder, server.url, *options)
+        assert f"state: 1 groups, 1 items: {said} already" in done.stdout
+        assert "stream documents: 1 groups, 2 items: 0 " in done.stdout
+        assert "different: group 'g', item 'x'" in done.stdout
+        assert done.returncode == 1
+
+
+async def test_state_that_expires_while_it_is_read_is_left(lab: Any) -> None:
+    """Not imported for ever, and no key of a wrong type."""
+    server = await lab.serve()
+    await lab.ask(server.port, "MSET", "motia:state:g:a", "1", "motia:state:g:b", "2", "motia:state:g:c", "3")
+
+    class Interrupted(OldStore):
+        """Keys go away between two questions."""
+
+        async def _ask(self, *commands: Any) -> list[Any]:
+            if commands and commands[0][0] == "TYPE":
+                await lab.ask(server.port, "DEL", "motia:state:g:a")
+            if commands and commands[0][0] == "PTTL":
+                await lab.ask(server.port, "DEL", "motia:state:g:b")
+            return await super()._ask(*commands)
+
+    async with Interrupted(server.url, 5.0) as old:
+        (group,) = await old.groups()
+        pages = [page async for page in old.items(group)]
+    assert [(item.id, item.ttl) for page in pages for item in page] == [("c", None)]
+    assert old.unreadable == []
 
 
 async def test_a_store_that_cannot_be_read_says_why(lab: Any, tmp_path: Path) -> None:
