@@ -57,6 +57,12 @@ class Connection:
         """Connect. Raises `BackendUnavailable`, or `BackendError` for a server that must not be used."""
         await self._seed.link()
         self._open = True
+        if self._options.replicas:
+            try:
+                await self.read(keys_of("", ""), ("WAIT", 0, 1))  # of none: only whether it is allowed
+            except BaseException:
+                await self.close()
+                raise
 
     async def close(self) -> None:
         """End all connections."""
@@ -154,6 +160,10 @@ class Connection:
                 self._routes.pop(keys.prefix, None)
                 raise
             except ReplyError as error:
+                if is_write and futures[0].exception() is None:  # WAIT failed, and the script had run
+                    raise OutcomeUnknown(
+                        f"redis: a write is stored at {node.address}, but not known to be on replicas: {error}"
+                    ) from error
                 problem = error
             code = code_of(str(problem))
             if code == "NOSCRIPT":

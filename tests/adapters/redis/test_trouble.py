@@ -340,3 +340,31 @@ async def test_closing_while_others_write_ends_each_write_one_way_or_the_other(l
     again = await lab.connect(server.port)
     items = await again.list(lab.docs, "g", after=None, limit=None)
     assert {item.id: item.value["n"] for item in items} == counts
+
+
+async def test_a_primary_that_is_demoted_while_replicas_are_waited_for_leaves_the_outcome_open(lab: Any) -> None:
+    """The script has run: that nobody confirmed it does not mean that nothing was written."""
+    primary, other = await lab.serve(), await lab.serve()
+    adapter = await lab.connect(primary.port, timeout=20.0, replicas=1)
+    writing = asyncio.create_task(lab.put(adapter, "x", {"n": 1}))
+
+    async def stored() -> bool:
+        return bool(await lab.ask(primary.port, "HEXISTS", KEYS.items("g"), "x") == 1)
+
+    async def waits() -> bool:
+        return "blocked_clients:1" in (await lab.ask(primary.port, "INFO", "clients")).decode()
+
+    await lab.eventually(stored, "the write to be stored")
+    await lab.eventually(waits, "the wait for replicas")
+    await lab.ask(primary.port, "REPLICAOF", "127.0.0.1", other.port)
+    with pytest.raises(OutcomeUnknown, match="UNBLOCKED"):
+        await writing
+
+
+async def test_a_user_who_may_not_wait_for_replicas_is_told_before_anything_is_written(lab: Any) -> None:
+    server = await lab.serve()
+    await lab.ask(server.port, "ACL", "SETUSER", "app", "on", ">geheim", "~*", "&*", "+@all", "-wait")
+    with pytest.raises(BackendError, match="NOPERM") as refused:
+        await lab.connect(server.port, username="app", password="geheim", replicas=1)
+    assert "geheim" not in str(refused.value)
+    assert await lab.ask(server.port, "KEYS", "*") == []
