@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from motia_adapters.firestore.connection import Connection
+from motia_adapters.firestore.history import Entry
 from motia_adapters.firestore.items import Layout
 from motia_adapters.firestore.log import Log
 from motia_adapters.firestore.names import ITEMS, Paths, group_of
@@ -16,6 +18,11 @@ PAGE_ITEMS = 500
 """Items in one page, at most."""
 PAGE_GROUPS = 300
 """Names of items that are read at once to find groups, at most."""
+EMULATOR_TRIES = 50
+"""Snapshots that are read, at most, until one is whole."""
+EMULATOR_LAG = 0.01
+"""Seconds between them. Google's emulator shows the documents of one commit one by one: for a
+moment a read as of a time lacks items of a commit whose entry in the log was seen at that time."""
 
 
 class Reads:
@@ -69,14 +76,33 @@ class Reads:
 
     async def snapshot(self, group: str, id: str | None, limit: int | None) -> Snapshot:
         """Items and the position up to which they are true: both are read as of one time."""
-        entry, at = await self._log.newest()
-        if entry is None:
-            await self._log.newest_or_begin()
+        tries = 1 if self._connection.options.emulator is None else EMULATOR_TRIES
+        while True:
+            tries -= 1
             entry, at = await self._log.newest()
-            assert entry is not None
-        if id is None:
-            items = await self.list_items(group, None, limit, at)
-        else:
-            item = await self.get(group, id, at)
-            items = [item] if item else []
-        return Snapshot(tuple(items), entry.end.position, entry.timestamp)
+            if entry is None:
+                await self._log.newest_or_begin()
+                continue
+            if id is None:
+                items = await self.list_items(group, None, limit, at)
+            else:
+                item = await self.get(group, id, at)
+                items = [item] if item else []
+            snapshot = Snapshot(tuple(items), entry.end.position, entry.timestamp)
+            if tries <= 0 or _is_whole(snapshot, entry, micros(at), group, id, limit):
+                return snapshot
+            await asyncio.sleep(EMULATOR_LAG)
+
+
+def _is_whole(snapshot: Snapshot, entry: Entry, now: int, group: str, id: str | None, limit: int | None) -> bool:
+    """Whether a snapshot is as of ``now`` (µs) what the newest entry of the log left, and has nothing newer."""
+    shown = {item.id: item.version for item in snapshot.items}
+    if any(version is not None and version > snapshot.position for version in shown.values()):
+        return False
+    left: dict[str, str | None] = {}
+    for index, change in enumerate(entry.changes, 1):
+        if change.group == group and change.id is not None and change.type != "e" and id in (None, change.id):
+            gone = change.type == "d" or 0 < change.expires <= now
+            left[change.id] = None if gone else entry.place(index).position
+    cut = limit is not None and id is None and len(shown) >= limit  # who is missing may stand behind the cut
+    return all(shown.get(name) == version or (cut and name not in shown) for name, version in left.items())

@@ -21,7 +21,7 @@ from motia_core.hub import Hub
 from motia_core.model import StreamSpec
 from motia_core.schema import compile_schema
 from motia_core.streams import Stream
-from motia_core.testing.harness import DEADLINE
+from motia_core.testing.harness import DEADLINE, eventually
 from motia_core.testing.servers import Firestore, start_or_skip
 from tests.adapters.firestore.gateway import SERVICE, Gateway, gateway
 
@@ -84,6 +84,16 @@ class Lab:
         hub = Hub(adapter, DOCS)
         self._stack.push_async_callback(hub.close)
         return Stream(DOCS, adapter, hub, schema=compile_schema("stream 'docs'", None), max_value_bytes=1_000_000)
+
+
+async def upkeep_done(docs: Stream[dict[str, Any]]) -> None:
+    """Wait for the adapter's first look for expired items, which is billed: the next one is a minute away."""
+    upkeep: Any = docs.hub.adapter._upkeep  # type: ignore[attr-defined]
+
+    async def looked() -> bool:
+        return any(seen.swept for seen in upkeep._seen.values())
+
+    await eventually(looked, "the first look for expired items")
 
 
 @pytest_asyncio.fixture(loop_scope="session")

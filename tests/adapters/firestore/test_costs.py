@@ -9,8 +9,7 @@ import pytest
 
 from motia_core.streams import Stream
 from motia_core.testing import Reader
-from motia_core.testing.harness import eventually
-from tests.adapters.firestore.conftest import Lab
+from tests.adapters.firestore.conftest import Lab, upkeep_done
 
 
 class Bill:
@@ -32,12 +31,7 @@ class Bill:
 async def _warm(lab: Lab, **options: Any) -> Stream[dict[str, Any]]:
     docs = await lab.stream(**options)
     await docs.set("g", "warm", {"n": 0})
-    upkeep: Any = docs.hub.adapter._upkeep  # type: ignore[attr-defined]
-
-    async def looked() -> bool:
-        return any(seen.swept for seen in upkeep._seen.values())
-
-    await eventually(looked, "the first look for expired items; the next one is a minute away")
+    await upkeep_done(docs)
     return docs
 
 

@@ -15,7 +15,7 @@ from motia_core.streams import Stream
 from motia_core.testing import Reader
 from motia_core.testing.harness import eventually
 from motia_core.testing.proxy import Proxy
-from tests.adapters.firestore.conftest import Lab
+from tests.adapters.firestore.conftest import Lab, upkeep_done
 
 
 @asynccontextmanager
@@ -185,6 +185,7 @@ async def test_a_connection_that_is_cut_and_then_refused_for_a_while(lab: Lab) -
 async def test_a_thousand_subscribers_cost_one_listener_and_no_thread(lab: Lab) -> None:
     docs = await lab.stream()
     async with _watched(docs):
+        await upkeep_done(docs)
         threads = threading.active_count()
         reads = lab.gateway.billed["reads"]
         readers = [Reader(docs.watch("g", "first")) for _ in range(1_000)]
