@@ -14,7 +14,7 @@ from motia_core.states import STATE
 from motia_core.steps.definitions import CronTrigger, QueueTrigger, StateTrigger, Step, StreamTrigger
 from motia_core.steps.definitions import Trigger as AnyTrigger
 from motia_core.steps.durable import MakeContext, change_trigger, message_trigger, tick_trigger
-from motia_core.triggers import CRON, QUEUE, Report, Runner, Trigger
+from motia_core.triggers import CRON, QUEUE, Report, Runner, Trigger, Turn
 
 
 class DurableSteps:
@@ -59,8 +59,9 @@ class DurableSteps:
 
     async def start(self, storages: Mapping[str, Adapter]) -> None:
         """Begin: when it returns, triggers that were never there before miss nothing from now on."""
+        turn = Turn()
         for storage_type, triggers in self.triggers.items():
-            runner = Runner(storages[storage_type], triggers, report=self._keep)
+            runner = Runner(storages[storage_type], triggers, report=self._keep, turn=turn)
             self.runners[storage_type] = runner
             await runner.start()
 

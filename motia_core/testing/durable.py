@@ -404,6 +404,8 @@ class Triggers(Suite):
                 return bool(letters)
 
             await eventually(buried, "the killer to be buried")
+            assert letters is not None
+            assert [letter.change.id for letter in letters] == ["killer"], "and nobody else with it"
             await docs.set("g", "after", {"n": 2})
             await eventually(
                 when(

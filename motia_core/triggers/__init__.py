@@ -20,6 +20,7 @@ from motia_core.triggers.definition import (
 )
 from motia_core.triggers.queues import QUEUE, Queue, queue_trigger
 from motia_core.triggers.runner import Runner
+from motia_core.triggers.turn import Turn
 
 __all__ = [
     "CRON",
@@ -38,6 +39,7 @@ __all__ = [
     "SystemClock",
     "Trigger",
     "TriggerStatus",
+    "Turn",
     "cron_trigger",
     "described",
     "item_key",

@@ -16,6 +16,7 @@ from motia_core.triggers.clock import Alarm, Clock
 from motia_core.triggers.definition import OrderKey, Report, RunInfo, Trigger, described
 from motia_core.triggers.entries import Entry, State
 from motia_core.triggers.partition import Partition
+from motia_core.triggers.turn import Turn
 
 log = logging.getLogger("motia.triggers")
 
@@ -37,6 +38,7 @@ class Crew:
         alarm: Alarm,
         rng: Random,
         fresh: Callable[[], bool],
+        turn: Turn,
         hurry: Callable[[], None],
         report: Callable[[Report], None],
     ) -> None:
@@ -57,6 +59,7 @@ class Crew:
         self.window = trigger.window
         self.order_key = trigger.order_key
         self.topic = trigger.topic
+        self.turn = turn
         self.hurry = hurry
         self.eased: Callable[[], None] = _nothing
         """Called when entries have been taken off `ready`."""
@@ -121,8 +124,7 @@ class Crew:
 
     def forget(self, partition: Partition) -> None:
         """The partition is not ours any more: cancel its handlers; its keys wait until they have ended."""
-        partition.gone = True
-        partition.gate()
+        partition.forgotten()
         self.parts.pop(partition.number, None)
         self.unsaved -= partition.unsaved
         partition.unsaved = partition.finished = 0
@@ -274,6 +276,8 @@ class Crew:
                 self._alarm.after(deadline - now, self._overdue)
                 return
             worker.cancel("timeout")
+            if worker.entry is not None:
+                worker.entry.partition.overdue(worker.entry)
 
     def stuck(self, worker: _Worker, entry: Entry, since: float) -> None:
         """Say it, for as long as a cancelled handler does not end (rule 13)."""

@@ -10,6 +10,7 @@ from motia_core.model import Change
 from motia_core.triggers.definition import OrderKey
 from motia_core.triggers.entries import Entry, State
 from motia_core.triggers.records import PartitionRecord
+from motia_core.triggers.turn import Turn
 
 if TYPE_CHECKING:
     from motia_core.triggers.checkpoint import Snapshot
@@ -40,6 +41,8 @@ class Room(Protocol):
     """Settled changes that one that still runs may hold back."""
     order_key: Callable[[Change], OrderKey]
     topic: str | None
+    turn: Turn
+    """The process's."""
 
     def hurry(self) -> None:
         """Something waits for a flush."""
@@ -183,12 +186,18 @@ class Partition:
             self.try_next()
 
     def try_next(self) -> None:
-        """While careful: have the next attempt written down; it starts when that is stored (rule 22)."""
+        """While careful: have the next attempt written down; it starts when that is stored (rule 22).
+
+        Only if no other partition of the process has such an attempt under way.
+        """
         if self.trying is not None or self.running or self.draining or self.gone or not self.loaded or self.gap:
             return
         waiting = [entry for entry in self.held if entry.state == State.QUEUED]
         self.held.clear()
         if not waiting:
+            return
+        if not self.room.turn.take(self):
+            self.held.extend(waiting)
             return
         waiting.sort(key=lambda entry: entry.order)
         entry, *rest = waiting
@@ -377,7 +386,20 @@ class Partition:
             self.uncount(entry)
             self._withdraw(entry)
             self.held.append(entry)
+        if self.trying is None:
+            self.room.turn.give(self)
         self.room.hurry()
+
+    def forgotten(self) -> None:
+        """It is not ours any more."""
+        self.gone = True
+        self.gate()
+        self.room.turn.give(self)
+
+    def overdue(self, entry: Entry) -> None:
+        """Its handler is cancelled, as it takes too long: it has not killed anybody."""
+        if self.trying is entry:
+            self.room.turn.give(self)
 
     def uncount(self, entry: Entry) -> None:
         """Its attempt was counted before it began, and it did not come to an end by itself."""
@@ -448,6 +470,7 @@ class Partition:
     def _tried(self, entry: Entry) -> None:
         if self.trying is entry:
             self.trying = None
+            self.room.turn.give(self)
         if self.careful:
             self.try_next()
 

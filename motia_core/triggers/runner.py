@@ -28,6 +28,7 @@ from motia_core.triggers.queues import Sweeper, messages_of
 from motia_core.triggers.records import WORKERS, PartitionRecord, hash_range, trigger_id
 from motia_core.triggers.registry import Registry
 from motia_core.triggers.status import describe
+from motia_core.triggers.turn import Turn
 
 log = logging.getLogger("motia.triggers")
 
@@ -57,8 +58,9 @@ class Runner:
         clock: Clock | None = None,
         rng: Random | None = None,
         report: Callable[[Report], None] | None = None,
+        turn: Turn | None = None,
     ) -> None:
-        """``lease``: seconds; a crashed process is replaced within two of them."""
+        """``lease``: seconds; a crashed process is replaced within two of them. ``turn``: one for all of a process."""
         self.triggers = tuple(triggers)
         ids = [trigger_id(trigger.key) for trigger in self.triggers]
         for trigger, id in zip(self.triggers, ids, strict=True):
@@ -74,6 +76,7 @@ class Runner:
         """By uid."""
         self.feeds: dict[str, Feed] = {}
         self.alarm = Alarm(self.clock)
+        self.turn = turn or Turn()
         self.flusher = Flusher(
             self.control,
             self.clock,
@@ -125,6 +128,7 @@ class Runner:
                 alarm=self.alarm,
                 rng=self.rng,
                 fresh=self.lease.fresh,
+                turn=self.turn,
                 hurry=self.flusher.hurry,
                 report=self.tell,
             )

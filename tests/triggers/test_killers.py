@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from motia_core.model import Change
 from motia_core.triggers import DeadLetter, RunInfo, Runner, Trigger
 from motia_core.triggers.partition import CAREFUL_AFTER
+from motia_core.triggers.records import hash_key
 
 from .conftest import World, trigger, until, until_async
 
 ATTEMPTS = 3
 LEASE = 0.5
+PARTITIONS = 8
+
+
+def _several_run(worker: Runner) -> bool:
+    return sum(bool(partition.running) for partition in worker.partitions()) > 1
+
+
+def _partition(name: str) -> int:
+    return hash_key(("g", name)) * PARTITIONS >> 16
 
 
 class Murder:
@@ -26,15 +38,20 @@ class Murder:
         self.deaths = 0
         self.handled = 0
         self.fail_first = False
+        self.partitions = 1
+        self.innocent_seconds = 0.0
+        self.innocents: set[str | None] = set()
         self.runner: Runner | None = None
         self._killed = asyncio.Event()
 
     def trigger(self) -> Trigger:
-        return trigger(self.handle, partitions=1, attempts=ATTEMPTS, backoff=0.6, window=1_000)
+        return trigger(self.handle, partitions=self.partitions, attempts=ATTEMPTS, backoff=0.6, window=1_000)
 
     async def handle(self, change: Change, info: RunInfo) -> None:
         if change.id != "killer":
+            await asyncio.sleep(self.innocent_seconds)
             self.handled += 1
+            self.innocents.add(change.id)
             return
         if self.fail_first and info.attempt == 1:
             raise ValueError("not yet")
@@ -45,9 +62,8 @@ class Murder:
         self.runner = await self.world.run(self.trigger(), lease=LEASE)
         return self.runner
 
-    async def letter(self) -> DeadLetter | None:
-        letters = await (await Runner(self.world.adapter, []).dead_letters(self.trigger().key)).list()
-        return letters[0] if letters else None
+    async def letters(self) -> list[DeadLetter]:
+        return list(await (await Runner(self.world.adapter, []).dead_letters(self.trigger().key)).list())
 
     async def until_buried(self) -> DeadLetter:
         """Replace each worker that dies, until there is a dead letter."""
@@ -61,8 +77,8 @@ class Murder:
                     self.runner = None
                 if self.runner is None:
                     await self.worker()
-                if letter := await self.letter():
-                    return letter
+                if letters := await self.letters():
+                    return letters[0]
                 await asyncio.sleep(0.02)
 
     @asynccontextmanager
@@ -100,6 +116,54 @@ async def test_a_killer_among_others_is_buried(world: World, fail_first: bool) -
     assert letter.attempts == ATTEMPTS
     # An attempt that only failed clears it, once.
     assert murder.deaths <= CAREFUL_AFTER * (1 + fail_first) + ATTEMPTS
+
+
+async def test_a_killers_neighbours_in_other_partitions_are_not_buried(world: World) -> None:
+    """They are handled whenever it strikes: only one attempt in a process may be what killed it."""
+    murder = Murder(world)
+    murder.partitions = PARTITIONS
+    murder.innocent_seconds = 0.2
+    names = {f"i{n}" for n in range(8)}
+    first = await murder.worker()
+    await until(lambda: sum(partition.loaded for partition in first.partitions()) == PARTITIONS)
+    await world.put("killer", {})
+    for name in names:
+        await world.put(name, {})
+    letter = await murder.until_buried()
+    await until(lambda: murder.innocents == names)
+    assert letter.change.id == "killer"
+    assert [letter.change.id for letter in await murder.letters()] == ["killer"]
+
+
+async def test_one_that_ignores_its_timeout_keeps_nobody_else_waiting(world: World) -> None:
+    """Where attempts are made one at a time, as owners have died, its turn ends when it is cancelled."""
+    names = {name for name in map("i{}".format, range(12)) if _partition(name) != _partition("stubborn")}
+    seen: set[str | None] = set()
+    dying = True
+    release = asyncio.Event()
+
+    async def handle(change: Change, info: RunInfo) -> None:
+        if dying:
+            await asyncio.Event().wait()
+        while change.id == "stubborn" and not release.is_set():
+            with suppress(asyncio.CancelledError):
+                await release.wait()
+        seen.add(change.id)
+
+    made = trigger(handle, partitions=PARTITIONS, timeout=None)
+    for death in range(CAREFUL_AFTER):
+        worker = await world.run(made, lease=LEASE)
+        if death == 0:
+            for name in ("stubborn", *sorted(names)):
+                await world.put(name, {})
+        await until(partial(_several_run, worker))
+        await worker.abort()
+    dying = False
+    try:
+        await world.run(replace(made, timeout=0.3), lease=LEASE)
+        await until(lambda: names <= seen)
+    finally:
+        release.set()
 
 
 async def test_a_killer_that_is_brought_back_is_buried_again(world: World) -> None:
