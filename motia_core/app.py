@@ -88,14 +88,15 @@ class Motia:
             self._schemas[name] = compile_schema(f"stream {name!r}", config.schema)
         self.settings.room("state")
         self.http_steps = HttpSteps(self.steps, self.context)
-        homes = {name: config.storage_type for name, config in self.stream_configs.items()}
-        homes[STATE.name] = self.settings.state.storage
-        homes[QUEUE.name] = self.settings.queue.storage
-        homes[CRON.name] = self.settings.cron.storage
+        self.homes = {name: config.storage_type for name, config in self.stream_configs.items()}
+        """The storage type of each stream, and of ``$state``, ``$queue`` and ``$cron``."""
+        self.homes[STATE.name] = self.settings.state.storage
+        self.homes[QUEUE.name] = self.settings.queue.storage
+        self.homes[CRON.name] = self.settings.cron.storage
         self.enqueuer = Enqueuer(self.steps)
         if self.enqueuer.is_used:
             self.settings.room("queue")
-        self.durable_steps = DurableSteps(self.steps, homes, self._durable_context, self.plugins)
+        self.durable_steps = DurableSteps(self.steps, self.homes, self._durable_context, self.plugins)
         self.access = Access(
             self.stream_configs,
             authenticate=authenticate,

@@ -91,6 +91,10 @@ def from_motia(
             groups = [group for group in await old.groups() if _is_wanted(group.stream, names, state)]
             async with Motia.from_project(project, run_triggers=False) as motia:
                 tallies = await _import(motia, old, groups, names, apply)
+            if old.is_node_of_cluster:
+                say(
+                    "It is one node of a Redis Cluster, and has only some of the keys: do this for each of the masters."
+                )
             unreadable = [said for name, said in old.unreadable if _is_wanted(name, names, state)]
             return _report(old.address, unreadable, tallies, apply=apply, json=json)
 

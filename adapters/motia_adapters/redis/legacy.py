@@ -75,6 +75,8 @@ class OldStore:
         self._streams, self._state = streams, state
         self.unreadable: list[tuple[str, str]] = []
         """Keys that look like old data and are none: the stream (empty: state), and the key with the reason."""
+        self.is_node_of_cluster = False
+        """Then it has only some of the keys: the other masters of the Cluster have the rest."""
 
     @property
     def address(self) -> str:
@@ -83,7 +85,13 @@ class OldStore:
 
     async def __aenter__(self) -> OldStore:
         """Raises `BackendUnavailable` or `BackendError`. A replica will do."""
-        self._link = await self._node.dial()
+        self._link = link = await self._node.dial()
+        try:
+            self.is_node_of_cluster = b"cluster_enabled:1" in await link.send("INFO", "cluster")
+        except Lost as lost:
+            raise unreachable(lost, self.address, "read") from lost
+        except ReplyError:  # a user without that right
+            pass
         return self
 
     async def __aexit__(self, *_: object) -> None:

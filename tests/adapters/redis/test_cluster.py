@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from asyncio.subprocess import PIPE
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,3 +86,30 @@ async def test_a_slot_that_moves_is_followed(lab: Any) -> None:
     written.append(await lab.put(adapter, "x", {"n": 2}))
     log = await lab.log(adapter, written[0].position)
     assert [change.position for change in log] == [result.position for result in written[1:]]
+
+
+async def test_old_data_on_a_cluster_is_imported_node_by_node(lab: Any, tmp_path: Path) -> None:
+    nodes = await _cluster(lab)
+    for number in range(24):
+        key = f"stream:documents:g{number}"
+        slot = await lab.ask(nodes[0].port, "CLUSTER", "KEYSLOT", key)
+        await lab.ask(nodes[(slot * 3 + 2) // SLOTS].port, "HSET", key, "a", f'{{"n":{number}}}')
+    (tmp_path / "motia.toml").write_text('[storage.default]\nadapter = "sqlite"\npath = "new.db"\n')
+    (tmp_path / "motia" / "streams").mkdir(parents=True)
+    (tmp_path / "motia" / "streams" / "all_stream.py").write_text(
+        "from motia_core import StreamConfig\n\ndocuments = StreamConfig('documents')\n"
+    )
+
+    async def command(*arguments: str) -> tuple[str, str]:
+        made = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "motia_core.cli", *arguments, "--project", str(tmp_path)), stdout=PIPE, stderr=PIPE
+        )
+        out, err = await made.communicate()
+        assert made.returncode == 0, err.decode()
+        return out.decode(), err.decode()
+
+    for node in nodes:
+        _, said = await command("migrate", "from-motia", node.url, "--apply")
+        assert "one node of a Redis Cluster" in said
+    groups, _ = await command("groups", "documents")
+    assert sorted(groups.split()) == sorted(f'"g{number}"' for number in range(24))

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from motia_adapters.redis.legacy import OldStore
 
 from motia_core import Motia
+from motia_core.errors import PositionExpired
 from motia_core.states import STATE
 from motia_core.testing.servers import Redis
 
@@ -260,6 +262,21 @@ async def test_a_new_history_is_begun_by_command(lab: Any, tmp_path: Path) -> No
         first = await anext(watch)
         assert (first.type, first.data) == ("sync", [{"n": 1}])
         await watch.aclose()
-    refused = command("mine")
-    assert refused.returncode == 1
-    assert "cannot be begun by hand" in refused.stderr
+        await motia.state.set("g", "k", 1)
+        state = motia.hubs["$state"].adapter
+        at = await state.head(STATE)
+        whole = command("--storage", "default")
+        begun = [line.split()[1] for line in whole.stderr.splitlines() if "has begun" in line]
+        assert begun == ["documents", "strict", "$state"], whole
+        with pytest.raises(PositionExpired):
+            async with aclosing(state.watch(STATE, at)) as batches:
+                await anext(batches)
+    for arguments, said in [
+        (["mine"], "cannot be begun by hand"),
+        (["none"], "its streams: documents, mine, strict"),
+        (["--storage", "none"], "its storages: default, other"),
+        ([], "name streams"),
+    ]:
+        refused = command(*arguments)
+        assert refused.returncode == (1 if arguments else 2), refused
+        assert said in refused.stderr
