@@ -21,9 +21,6 @@ from motia_core.adapter import Adapter, Capabilities, Finding, StorageSettings
 from motia_core.errors import BackendUnavailable, UnsupportedCapability
 from motia_core.model import Batch, Item, Snapshot, StreamSpec, Write, WriteResult
 
-LOOK = 1.0
-"""Seconds after which a watch looks at the log though no bell rang."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Stream:
@@ -136,7 +133,7 @@ class RedisAdapter(Adapter):
                     after = batch.position
                     yield batch
                 if not more:
-                    await _ring(bell.rung, LOOK)
+                    await bell.rung.wait()
 
     async def begin_history(self, stream: StreamSpec) -> None:
         """Begin a new history: all positions expire. For keys that were restored into a running server."""
@@ -168,12 +165,3 @@ class RedisAdapter(Adapter):
             await found.writer.maintain()
             head = await found.reads.head()
         return head
-
-
-async def _ring(bell: asyncio.Event, seconds: float) -> None:
-    """Wait for a bell, or for some seconds."""
-    try:
-        async with asyncio.timeout(seconds):
-            await bell.wait()
-    except TimeoutError:
-        pass

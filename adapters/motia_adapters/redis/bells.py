@@ -2,8 +2,8 @@
 
 A bell says "look", and carries the entries of the log while they are few: a watch that
 stands right before them need not read them (`Reads.told` proves that it does). One that is
-lost (the connection, a user who may not subscribe) costs time and no change: each watch
-looks by itself once a second.
+lost (the connection, a user who may not subscribe) costs time and no change: all bells ring
+once a second by themselves.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ PING = 2.0
 """Seconds between two looks whether the connection is alive."""
 SILENCE = 3 * PING
 """Seconds without a sign of life after which it counts as dead."""
+LOOK = 1.0
+"""Seconds after which every bell rings, whatever was announced."""
 NEWS = 100
 """Announcements that wait for one watch, at most: one that is further behind reads the log."""
 _SLOWEST = 5.0  # seconds between two attempts to connect, at most
@@ -65,6 +67,7 @@ class Bells:
         self._bells: dict[str, set[Bell]] = {}
         self._link: Link | None = None
         self._task: asyncio.Task[None] | None = None
+        self._clock: asyncio.TimerHandle | None = None
         self._broken = asyncio.Event()
         self._heard = 0.0
         self._warned = False
@@ -79,6 +82,8 @@ class Bells:
             self._task = asyncio.create_task(self._run(), name="motia-redis-bells")
         elif new and self._link is not None:
             self._link.push("SUBSCRIBE", channel)
+        if self._clock is None:
+            self._clock = asyncio.get_running_loop().call_later(LOOK, self._strike)
         try:
             yield bell
         finally:
@@ -88,6 +93,8 @@ class Bells:
                 del self._bells[channel]
                 if self._link is not None:
                     self._link.push("UNSUBSCRIBE", channel)
+            if not self._bells:
+                self._stop_clock()
 
     async def close(self) -> None:
         """End the connection, and ring every bell."""
@@ -95,6 +102,7 @@ class Bells:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+        self._stop_clock()
         self._ring_all()
 
     async def _run(self) -> None:
@@ -141,6 +149,15 @@ class Bells:
             news = reply[2] if reply[0] == b"message" else b""
             for bell in self._bells.get(reply[1].decode(), ()):
                 bell.ring(news)
+
+    def _strike(self) -> None:
+        self._clock = asyncio.get_running_loop().call_later(LOOK, self._strike)
+        self._ring_all()
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
 
     def _ring_all(self) -> None:
         for bells in self._bells.values():
