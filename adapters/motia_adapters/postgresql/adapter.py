@@ -54,6 +54,7 @@ class PostgresqlAdapter(Adapter):
             database,
             settings.retention,
             lambda: [(found.reads.namespace, found.reads.name, found.log) for found in self._streams.values()],
+            self._settle,
         )
         self._table: Table | None = None
         self._name = ""
@@ -118,6 +119,10 @@ class PostgresqlAdapter(Adapter):
             _log.warning(
                 "%s: %s", self.database.name, unusable(mapped.table, count, (mapped.group_field, mapped.id_field))
             )
+
+    async def _settle(self) -> None:
+        for found in list(self._streams.values()):
+            await found.reads.settle()
 
     async def close(self) -> None:
         """Finish what was asked for, end watches and connections."""
@@ -221,8 +226,13 @@ class PostgresqlAdapter(Adapter):
         if self.mapped is not None:
             schema, name = self.mapped.place
             found = await self.database.rpc("mapped", p_schema=schema, p_table=name)
-            count = await self.database.rpc("unusable", p_schema=schema, p_table=name)
-            findings += diagnose_table(self.mapped, found, count)
+            try:
+                known_table(self.database.name, self.mapped, found)
+            except ConfigError as error:
+                findings.append(Finding("error", str(error), "motia-core migrate apply"))
+            else:
+                count = await self.database.rpc("unusable", p_schema=schema, p_table=name)
+                findings += diagnose_table(self.mapped, found, count)
         return findings + await self.database.diagnose()
 
     def opened(self, stream: StreamSpec) -> Opened:
@@ -266,9 +276,8 @@ class PostgresqlAdapter(Adapter):
 
 def known_table(who: str, mapped: MappedOptions, found: Any) -> tuple[str, Table]:
     """The table that a mapping means, and its stream's name. Raises `ConfigError` if it is not ready."""
-    remedy = "run: motia-core migrate apply (or apply what motia-core migrate print shows)"
     if found is None:
-        raise ConfigError(f"{who}: table {mapped.table!r} does not exist, or is not mapped: {remedy}")
+        raise ConfigError(f"{who}: table {mapped.table!r} does not exist, or is not mapped: {MIGRATE}")
     if (found["group"], found["id"]) != (mapped.group_field, mapped.id_field):
         raise ConfigError(
             f"{who}: table {mapped.table!r} is mapped with group_field {found['group']!r} and id_field {found['id']!r};"
@@ -276,10 +285,13 @@ def known_table(who: str, mapped: MappedOptions, found: Any) -> tuple[str, Table
         )
     if not found["captured"]:
         raise ConfigError(
-            f"{who}: table {mapped.table!r} has lost its triggers (dropped, disabled, or the table was made anew), and"
-            f" changes pass unseen: {remedy}; history begins anew then"
+            f"{who}: table {mapped.table!r} has lost its triggers (dropped, disabled, or the table was made anew or"
+            f" restored, or its columns of groups and ids were changed), and changes pass unseen: {MIGRATE}; history"
+            " begins anew then"
         )
-    table = Table(mapped.table, found, mapped.rest_field, mapped.include_ids)
+    if found["obstacle"]:
+        raise ConfigError(f"{who}: table {mapped.table!r} {found['obstacle']}")
+    table = Table(mapped, found)
     rest = mapped.rest_field
     if rest is not None and (table.rest is None or not table.rest.is_json):
         columns = ", ".join(repr(column["name"]) for column in found["columns"])

@@ -25,6 +25,15 @@ def diagnose(facts: Mapping[str, Any], *, timeout: float, supabase: bool) -> lis
         findings.append(Finding("error", "PostgreSQL 14 or newer is needed", "upgrade the server"))
     if facts["replica"]:
         findings.append(Finding("error", "this server is a replica: it takes no writes", "connect to the primary"))
+    if facts["encoding"] != "UTF8":
+        message = (
+            f"the database's encoding is {facts['encoding']}: it cannot hold every text, and sorts ids its own way"
+        )
+        findings.append(Finding("error", message, "CREATE DATABASE ... ENCODING 'UTF8', and move there"))
+    if facts["isolation"] not in ("read committed", "read uncommitted"):
+        message = f"default_transaction_isolation is {facts['isolation']}: writes need read committed"
+        remedy = "ALTER ROLE ... SET default_transaction_isolation = 'read committed' for our role"
+        findings.append(Finding("error", message, remedy))
     if facts["fsync"] == "off":
         findings.append(Finding("error", "fsync is off: a power cut corrupts the database", "fsync = on"))
     if facts["synchronous_commit"] == "off":
@@ -72,8 +81,17 @@ def _tables(facts: Mapping[str, Any]) -> list[Finding]:
             message = f"mapped table {name} was dropped"
             findings.append(Finding("warning", message, "motia.unmap_table, or make it anew and migrate again"))
         elif not table["captured"]:
-            message = f"the triggers on {name} are missing or disabled: changes pass unseen"
+            message = (
+                f"the triggers on {name} are missing or disabled, or the table is another one: changes pass unseen"
+            )
             findings.append(Finding("error", message, "motia-core migrate apply (history begins anew)"))
+        if table["obstacle"]:
+            obstacle, _, remedy = table["obstacle"].partition(": ")
+            findings.append(Finding("error", f"{name} {obstacle}", remedy))
+        if facts["prepared"]:
+            message = f"max_prepared_transactions is {facts['prepared']}, and what has notified cannot be prepared:"
+            message += f" what others write to {name} is noticed within a second, not at once"
+            findings.append(Finding("ok", message))
         if table["pending"] > MANY:
             message = f"{table['pending']} changes of {name} wait for their place: nobody reads them"
             findings.append(Finding("warning", message, "run the application, or motia.unmap_table"))

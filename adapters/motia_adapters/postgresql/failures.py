@@ -57,6 +57,8 @@ _REFUSED = {
     " api.schemas in config.toml)",
     "42501": "the role lacks rights: GRANT USAGE ON SCHEMA and EXECUTE ON ALL FUNCTIONS IN SCHEMA to it"
     " (Supabase: use the service key)",
+    "MO002": MIGRATE,
+    "MO003": "only read committed will do: ALTER ROLE ... SET default_transaction_isolation = 'read committed'",
     "28P01": "check user and password",
     "28000": "check user, password and pg_hba.conf",
     "3D000": "there is no such database: create it, or correct its name",

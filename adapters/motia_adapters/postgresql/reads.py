@@ -83,6 +83,9 @@ class Reads:
             last = found[-1]
         return groups
 
+    async def settle(self) -> None:
+        """Nothing: in managed storage what is written has its place."""
+
     async def snapshot(self, group: str, id: str | None, limit: int | None) -> Snapshot | None:
         """Items and their position; ``None`` if there is no such stream (any more)."""
         size = ALL if limit is None else limit

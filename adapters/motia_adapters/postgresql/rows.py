@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from motia_adapters.postgresql.database import Database
+from motia_adapters.postgresql.failures import MIGRATE
 from motia_adapters.postgresql.places import Place
 from motia_adapters.postgresql.reads import ALL, Reads
 from motia_adapters.postgresql.table import Table, row_of, step
 from motia_adapters.postgresql.units import NOTHING, Key, State, Unit, state_at
 from motia_adapters.postgresql.writer import Writer
 from motia_core.adapter import StorageSettings
-from motia_core.errors import BackendError, Conflict, InvalidValue, MotiaError
+from motia_core.errors import BackendError, BackendUnavailable, Conflict, InvalidValue, MotiaError
 from motia_core.model import Item, Snapshot, StreamSpec, Write, WriteResult
 from motia_core.values import decode
 
+_NO_COLUMN = "42703"
 OWNER = "*"
 """The namespace of mapped tables' streams: every namespace shares them."""
 
@@ -38,10 +40,25 @@ class RowReads(Reads):
         return raw.encode() if id is None else self._table.json(group, id, raw)
 
     async def _rows(self, group: str, id: str | None, after: str, limit: int) -> Any:
-        found = await self.rpc("rows", p_group=group, p_id=id, p_after=after, p_limit=limit)
-        if found is None:
-            raise self.gone()
-        return found
+        while True:
+            found = await self.rpc("rows", p_group=group, p_id=id, p_after=after, p_limit=limit)
+            if found is None:
+                raise self.gone()
+            if found is not False:  # much was written at once: it takes several calls to give that its places
+                return found
+
+    async def settle(self) -> None:
+        """Give what other programs wrote its places, though nobody reads."""
+        while await self.rpc("settle"):
+            pass
+
+    def gone(self) -> BackendUnavailable:
+        """The table went, or became another one."""
+        return BackendUnavailable(
+            f"{self._database.name}: table {self._table.shown!r} at {self._database.address} is not mapped any more (it"
+            " was dropped, renamed or restored, its triggers were disabled, or its columns of groups and ids changed):"
+            f" {MIGRATE}, and start again"
+        )
 
     async def get(self, group: str, id: str) -> Item | None:
         """The item, or ``None``. Raises `InvalidName`."""
@@ -93,7 +110,7 @@ class RowWriter(Writer):
         wanted = self._table.wanted(write.group, write.id, decode(value))
         before = None if old is None or old.json is None else decode(old.json)
         cells = self._table.cells(write.group, write.id, wanted, before)
-        return {"v": row_of(cells), "d": self._table.defaults(wanted)}
+        return {"v": row_of(cells), "d": self._table.defaults(wanted) if before is None else []}
 
     def results(self, unit: Unit, replies: Sequence[Any]) -> Sequence[WriteResult | None]:
         """What the writes did; the new value is what the row became."""
@@ -118,6 +135,10 @@ class RowWriter(Writer):
         """The table refuses the unit, or another writer was faster than it."""
         if "x" in reply:
             _, code, message, column = reply["x"]
+            if code == _NO_COLUMN and unit.attempts == 0:
+                await self._learn_columns(unit)
+                self._retry(unit, unit.writes[0], again)
+                return
             self.fail(unit, _refusal(self._table.shown, code, message, column))
             return
         key: Key = tuple(reply["w"])
@@ -130,6 +151,16 @@ class RowWriter(Writer):
             self.fail(unit, conflict)
             return
         self._retry(unit, write, again)
+
+    async def _learn_columns(self, unit: Unit) -> None:
+        """The table's columns have changed since we looked."""
+        schema, name = self._table.mapped.place
+        found = await self._database.rpc("mapped", p_schema=schema, p_table=name)
+        if found is None:
+            raise self._reads.gone()
+        self._table.learn(found)
+        for key, _ in unit.updated():
+            self._known.drop(key)
 
     async def _read_state(self, key: Key) -> State:
         item = await self._reads.get(*key)

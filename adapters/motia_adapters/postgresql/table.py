@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from motia_adapters.postgresql.options import MappedOptions
 from motia_core.errors import InvalidName, InvalidValue
 from motia_core.values import MAX_INTEGER, MIN_INTEGER, decode_foreign, encode
 
@@ -62,6 +63,8 @@ class Column:
     not_null: bool = False
     default: bool = False
     generated: bool = False
+    composite: bool = False
+    """Whether it holds rows of a type of the user's."""
 
     @property
     def is_json(self) -> bool:
@@ -100,12 +103,18 @@ def step(key: str) -> str:
 class Table:
     """A mapped table, as `motia.mapped` describes it."""
 
-    def __init__(self, shown: str, found: Mapping[str, Any], rest: str | None, include_ids: bool) -> None:
-        self.shown = shown
+    def __init__(self, mapped: MappedOptions, found: Mapping[str, Any]) -> None:
+        self.mapped = mapped
+        self.shown = mapped.table
         """Its name in messages."""
+        self.include_ids = mapped.include_ids
+        self.learn(found)
+
+    def learn(self, found: Mapping[str, Any]) -> None:
+        """Take what `motia.mapped` says, perhaps again: its columns may change while we run."""
+        rest = self.mapped.rest_field
         self.group = Key(found["group"], found["group_type"])
         self.id = Key(found["id"], found["id_type"])
-        self.include_ids = include_ids
         columns = [Column(**column) for column in found["columns"]]
         self.columns = {
             column.name: column
@@ -189,7 +198,7 @@ class Table:
         return cells
 
     def defaults(self, value: Mapping[str, Any]) -> list[str]:
-        """Columns that a new row may leave to their defaults."""
+        """Columns that take no null and may be left out: a new row has their defaults, one that is there keeps them."""
         return [
             column.name
             for column in self.columns.values()
@@ -269,6 +278,9 @@ def _fitted(column: Column, value: Any) -> Any:
     elif type.endswith("[]"):
         if not isinstance(value, list):
             raise _Unfit(f"is {type}: it holds lists")
+    elif column.composite:
+        if not isinstance(value, dict):
+            raise _Unfit(f"is {type}: it holds objects")
     elif not isinstance(value, str):
         raise _Unfit(f"is {type}: its values are text")
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import orjson
@@ -24,14 +24,22 @@ _log = logging.getLogger(__name__)
 
 
 class Upkeep:
-    """Looks after the streams that this process uses: ``streams`` gives (namespace, name, whether it has a log)."""
+    """Looks after the streams that this process uses: ``streams`` gives (namespace, name, whether it has a log).
+
+    ``settle`` gives what other programs wrote its places.
+    """
 
     def __init__(
-        self, database: Database, retention: Retention, streams: Callable[[], Iterable[tuple[str, str, bool]]]
+        self,
+        database: Database,
+        retention: Retention,
+        streams: Callable[[], Iterable[tuple[str, str, bool]]],
+        settle: Callable[[], Awaitable[None]],
     ) -> None:
         self._database = database
         self._retention = retention
         self._streams = streams
+        self._settle = settle
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -51,11 +59,12 @@ class Upkeep:
             by_namespace: dict[str, dict[str, bool]] = {}
             for namespace, name, logged in self._streams():
                 by_namespace.setdefault(namespace, {})[name] = logged
-            for namespace, streams in by_namespace.items():
-                try:
+            try:
+                await self._settle()
+                for namespace, streams in by_namespace.items():
                     await self._look_after(namespace, streams)
-                except MotiaError as error:  # the next look may do better
-                    _log.debug("upkeep: %s", error)
+            except MotiaError as error:  # the next look may do better
+                _log.debug("upkeep: %s", error)
 
     async def _look_after(self, namespace: str, streams: dict[str, bool]) -> None:
         count, age = self._retention.count, self._retention.age

@@ -31,6 +31,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("", {}, "does not exist"),
     ("CREATE TABLE t (g text, i text)", {}, r"nothing that keeps group and id unique.*ADD PRIMARY KEY \(g, i\)"),
     ("CREATE TABLE t (g text, i text, n int, PRIMARY KEY (g, i, n))", {}, "nothing that keeps group and id unique"),
+    ("CREATE TABLE t (g text, i text, PRIMARY KEY (g, i) DEFERRABLE)", {}, "not DEFERRABLE"),
     ("CREATE TABLE t (g text, i text); CREATE UNIQUE INDEX ON t (g, i) WHERE g > 'a'", {}, "unique"),
     ("CREATE TABLE t (g text, i text PRIMARY KEY)", {"group_field": "h"}, 'no column "h".*its columns: g, i'),
     ("CREATE TABLE t (g timestamptz, i text PRIMARY KEY)", {}, "timestamp with time zone, and must be text"),

@@ -8,12 +8,11 @@
 -- the next number. So the order of numbers is the order of commits, and a reader that has seen
 -- number n will never see one below n appear (SEMANTICS B2). Numbers of a stream have no holes.
 -- An epoch is a stretch of the server's life: it changes when the server is not the one that
--- wrote last (restarted, restored, failed over), so that a place in a lost history is never
--- mistaken for one in the history that replaced it (B4).
+-- wrote last (restarted, crashed, restored, failed over), so that a place in a lost history is
+-- never mistaken for one in the history that replaced it (B4).
 
 CREATE SCHEMA motia;
 REVOKE ALL ON SCHEMA motia FROM PUBLIC;
-ALTER DEFAULT PRIVILEGES IN SCHEMA motia REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 
 CREATE TABLE motia.migration (           -- the files that were applied
     name    text PRIMARY KEY,
@@ -21,7 +20,14 @@ CREATE TABLE motia.migration (           -- the files that were applied
 );
 INSERT INTO motia.migration (name) VALUES ('0001_motia_storage');
 
-CREATE TABLE motia.server (              -- one row: the server that wrote last
+CREATE TABLE motia.server (              -- one row: the epoch that began last
+    one      boolean PRIMARY KEY DEFAULT true CHECK (one),
+    epoch    bigint NOT NULL
+);
+
+-- One row: the server that wrote last. Unlogged: a crash empties it, also one that the server's
+-- main process survives, as with a killed backend; with synchronous_commit off that loses commits.
+CREATE UNLOGGED TABLE motia.alive (
     one      boolean PRIMARY KEY DEFAULT true CHECK (one),
     identity text NOT NULL,
     epoch    bigint NOT NULL
@@ -67,6 +73,7 @@ CREATE SEQUENCE motia.unlogged;          -- versions of streams without a log
 -- Nobody reads a table but its owner, until policies say otherwise.
 ALTER TABLE motia.migration ENABLE ROW LEVEL SECURITY;
 ALTER TABLE motia.server ENABLE ROW LEVEL SECURITY;
+ALTER TABLE motia.alive ENABLE ROW LEVEL SECURITY;
 ALTER TABLE motia.stream ENABLE ROW LEVEL SECURITY;
 ALTER TABLE motia.item ENABLE ROW LEVEL SECURITY;
 ALTER TABLE motia.log ENABLE ROW LEVEL SECURITY;
@@ -92,15 +99,18 @@ DECLARE
                                 || pg_relation_filenode('motia.log')::text;
     v_epoch bigint;
 BEGIN
-    SELECT epoch INTO v_epoch FROM motia.server WHERE identity = v_identity;
+    SELECT epoch INTO v_epoch FROM motia.alive WHERE identity = v_identity;
     IF FOUND THEN
         RETURN v_epoch;
     END IF;
-    INSERT INTO motia.server (identity, epoch) VALUES (v_identity, motia.now_us())
-    ON CONFLICT (one) DO UPDATE
-        SET identity = excluded.identity, epoch = greatest(motia.server.epoch + 1, excluded.epoch)
-        WHERE motia.server.identity <> excluded.identity;
-    SELECT epoch INTO STRICT v_epoch FROM motia.server;
+    LOCK TABLE motia.server IN SHARE ROW EXCLUSIVE MODE;
+    SELECT epoch INTO v_epoch FROM motia.alive WHERE identity = v_identity;
+    IF NOT FOUND THEN
+        INSERT INTO motia.server (epoch) VALUES (motia.now_us())
+        ON CONFLICT (one) DO UPDATE SET epoch = greatest(motia.server.epoch + 1, excluded.epoch) RETURNING epoch INTO v_epoch;
+        INSERT INTO motia.alive (identity, epoch) VALUES (v_identity, v_epoch)
+        ON CONFLICT (one) DO UPDATE SET (identity, epoch) = (excluded.identity, excluded.epoch);
+    END IF;
     RETURN v_epoch;
 END $$;
 
@@ -126,6 +136,11 @@ DECLARE
     v_epoch bigint;
     v_now bigint;
 BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        -- What is read after the lock was taken must not be older than the lock.
+        RAISE EXCEPTION USING ERRCODE = 'MO003',
+            MESSAGE = 'it runs in a transaction that is ' || current_setting('transaction_isolation');
+    END IF;
     SELECT * INTO s FROM motia.stream WHERE namespace = p_namespace AND name = p_stream;
     IF NOT FOUND THEN
         v_epoch := motia.epoch();
@@ -159,7 +174,8 @@ BEGIN
     s := motia.locked(p_namespace, p_stream);
     SELECT * INTO STRICT s FROM motia.stream WHERE id = s.id;
     t := motia.tail(s);
-    UPDATE motia.server SET identity = '';
+    LOCK TABLE motia.server IN SHARE ROW EXCLUSIVE MODE;
+    DELETE FROM motia.alive;
     UPDATE motia.stream SET floor_epoch = motia.epoch(), floor_seq = greatest(t.seq + 1, motia.now_us()),
                             floor_ts = greatest(t.ts + 1, motia.now_us()) WHERE id = s.id;
     DELETE FROM motia.log WHERE stream = s.id;

@@ -61,52 +61,73 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT p_key IS NOT NULL AND octet_length(p_key) BETWEEN 1 AND 512 AND p_key !~ '[\u0001-\u001f\u007f-\u009f]'
 $$;
 
+CREATE FUNCTION motia.without_nul(p_row json) RETURNS json
+-- A row without \u0000 in its json columns, which nothing can be read past; its group and id cannot have one.
+LANGUAGE sql IMMUTABLE AS $$ SELECT regexp_replace(p_row::text, '(\\\\)|\\u0000', '\1', 'g')::json $$;
+
 CREATE FUNCTION motia.capture() RETURNS trigger
 -- Arguments: stream, group column, id column, the sequence that tells when readers were last woken.
+-- Nothing in here may fail where the writer's own statement would not.
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp
 SET timezone = 'UTC' SET datestyle = 'ISO' SET intervalstyle = 'iso_8601' SET bytea_output = 'hex' SET extra_float_digits = 1 AS $$
 DECLARE
     v_stream constant integer := TG_ARGV[0];
     v_now bigint;
+    v_keys json;
     v_old json;
-    v_new json;
+    v_old_grp text;
+    v_old_id text;
     v_was boolean := false;
+    v_new json;
+    v_new_grp text;
+    v_new_id text;
     v_is boolean := false;
+    v_woken regclass;
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         EXECUTE format('INSERT INTO motia.inbox (stream, tx, type, grp, id, value)'
-                       ' SELECT $1, pg_current_xact_id(), ''delete'', v ->> $2, v ->> $3, v'
-                       ' FROM (SELECT to_json(t) AS v FROM %s AS t) AS x'
-                       ' WHERE motia.usable(v ->> $2) AND motia.usable(v ->> $3)', TG_RELID::regclass)
+                       ' SELECT $1, pg_current_xact_id(), ''delete'', k ->> $2, k ->> $3, v'
+                       ' FROM %s AS t, to_json(t) AS v, motia.without_nul(v) AS k'
+                       ' WHERE motia.usable(k ->> $2) AND motia.usable(k ->> $3)', TG_RELID::regclass)
             USING v_stream, TG_ARGV[1], TG_ARGV[2];
     ELSE
         IF TG_OP <> 'INSERT' THEN
             v_old := to_json(OLD);
-            v_was := motia.usable(v_old ->> TG_ARGV[1]) AND motia.usable(v_old ->> TG_ARGV[2]);
+            v_keys := CASE WHEN position('\u0000' IN v_old::text) = 0 THEN v_old ELSE motia.without_nul(v_old) END;
+            v_old_grp := v_keys ->> TG_ARGV[1];
+            v_old_id := v_keys ->> TG_ARGV[2];
+            v_was := motia.usable(v_old_grp) AND motia.usable(v_old_id);
         END IF;
         IF TG_OP <> 'DELETE' THEN
             v_new := to_json(NEW);
-            v_is := motia.usable(v_new ->> TG_ARGV[1]) AND motia.usable(v_new ->> TG_ARGV[2]);
+            v_keys := CASE WHEN position('\u0000' IN v_new::text) = 0 THEN v_new ELSE motia.without_nul(v_new) END;
+            v_new_grp := v_keys ->> TG_ARGV[1];
+            v_new_id := v_keys ->> TG_ARGV[2];
+            v_is := motia.usable(v_new_grp) AND motia.usable(v_new_id);
         END IF;
-        IF v_was AND v_is AND v_old ->> TG_ARGV[1] = v_new ->> TG_ARGV[1] AND v_old ->> TG_ARGV[2] = v_new ->> TG_ARGV[2] THEN
+        IF v_was AND v_is AND v_old_grp = v_new_grp AND v_old_id = v_new_id THEN
             INSERT INTO motia.inbox (stream, tx, type, grp, id, value)
-                VALUES (v_stream, pg_current_xact_id(), 'update', v_new ->> TG_ARGV[1], v_new ->> TG_ARGV[2], v_new);
+                VALUES (v_stream, pg_current_xact_id(), 'update', v_new_grp, v_new_id, v_new);
         ELSE
             IF v_was THEN
                 INSERT INTO motia.inbox (stream, tx, type, grp, id, value)
-                    VALUES (v_stream, pg_current_xact_id(), 'delete', v_old ->> TG_ARGV[1], v_old ->> TG_ARGV[2], v_old);
+                    VALUES (v_stream, pg_current_xact_id(), 'delete', v_old_grp, v_old_id, v_old);
             END IF;
             IF v_is THEN
                 INSERT INTO motia.inbox (stream, tx, type, grp, id, value)
-                    VALUES (v_stream, pg_current_xact_id(), 'create', v_new ->> TG_ARGV[1], v_new ->> TG_ARGV[2], v_new);
+                    VALUES (v_stream, pg_current_xact_id(), 'create', v_new_grp, v_new_id, v_new);
             END IF;
         END IF;
     END IF;
-    -- A NOTIFY makes commits wait for each other: one each 10 ms is enough, as readers look again for a while.
-    v_now := motia.now_us();
-    IF coalesce(pg_sequence_last_value(TG_ARGV[3]::oid::regclass), 0) NOT BETWEEN v_now - 10000 AND v_now THEN
-        PERFORM setval(TG_ARGV[3]::oid::regclass, v_now);
-        PERFORM motia.wake(s.namespace, s.name) FROM motia.stream AS s WHERE s.id = v_stream;
+    -- A transaction that has notified cannot be prepared for two-phase commit: where that is allowed, readers look.
+    IF current_setting('max_prepared_transactions') = '0' THEN
+        -- A NOTIFY makes commits wait for each other: one each 10 ms is enough, as readers look again for a while.
+        v_now := motia.now_us();
+        v_woken := to_regclass(TG_ARGV[3]);
+        IF v_woken IS NOT NULL AND coalesce(pg_sequence_last_value(v_woken), 0) NOT BETWEEN v_now - 10000 AND v_now THEN
+            PERFORM setval(v_woken, v_now);
+            PERFORM motia.wake(s.namespace, s.name) FROM motia.stream AS s WHERE s.id = v_stream;
+        END IF;
     END IF;
     RETURN NULL;
 END $$;
@@ -152,6 +173,32 @@ BEGIN
                 ELSE format('t.%I::text COLLATE "C"', p_column) END;
 END $$;
 
+CREATE FUNCTION motia.obstacle(p_relid oid) RETURNS text
+-- What keeps these functions, which run with the rights of their owner, from seeing or writing all rows of a table.
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+    SELECT CASE
+        WHEN row_security_active(p_relid) THEN format('hides rows from %s, whose rights our functions have (row level'
+            ' security): ALTER TABLE %s NO FORCE ROW LEVEL SECURITY, if %1$s owns it, or ALTER ROLE %1$s BYPASSRLS',
+            quote_ident(current_user), p_relid::regclass)
+        WHEN NOT has_table_privilege(p_relid, 'SELECT') THEN format('is closed to %s, whose rights our functions have:'
+            ' GRANT SELECT, INSERT, UPDATE, DELETE ON %s TO %1$s', quote_ident(current_user), p_relid::regclass) END
+$$;
+
+CREATE FUNCTION motia.key_type(p_type oid) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT CASE p_type WHEN 'text'::regtype THEN 'text' WHEN 'varchar'::regtype THEN 'text' WHEN 'int2'::regtype THEN 'smallint'
+        WHEN 'int4'::regtype THEN 'integer' WHEN 'int8'::regtype THEN 'bigint' WHEN 'uuid'::regtype THEN 'uuid' END
+$$;
+
+CREATE FUNCTION motia.intact(m motia.mapping) RETURNS boolean
+-- Whether the table is the one that was mapped, under its name, with the columns of groups and ids as they were.
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(to_regclass(m.tbl) = m.relid, false) AND 2 = (
+        SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = m.relid AND NOT a.attisdropped
+          AND ((a.attname = m.grp_column AND motia.key_type(a.atttypid) = m.grp_type)
+            OR (a.attname = m.id_column AND motia.key_type(a.atttypid) = m.id_type)))
+$$;
+
 CREATE FUNCTION motia.captured(p_relid oid, p_stream integer) RETURNS boolean
 -- Whether both triggers are there and fire whatever the session's replication role is.
 LANGUAGE sql STABLE AS $$
@@ -173,6 +220,7 @@ DECLARE
     t record;
     v_table constant text := format('%I.%I', p_schema, p_table);
     v_woken text;
+    v_obstacle text;
 BEGIN
     SELECT pg_class.* , pg_class.oid AS relid INTO c FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace
         WHERE n.nspname = p_schema AND relname = p_table;
@@ -186,14 +234,18 @@ BEGIN
     g := motia.key_column(c.relid, v_table, p_group, 'group_field');
     i := motia.key_column(c.relid, v_table, p_id, 'id_field');
     IF NOT EXISTS (
-        SELECT FROM pg_index AS x WHERE indrelid = c.relid AND indisunique AND indisvalid AND indpred IS NULL
+        SELECT FROM pg_index AS x WHERE indrelid = c.relid AND indisunique AND indisvalid AND indimmediate AND indpred IS NULL
           AND indexprs IS NULL AND (
             SELECT array_agg(attname::text ORDER BY attname) FROM pg_attribute
             WHERE attrelid = c.relid AND attnum = ANY ((x.indkey::smallint[])[0:x.indnkeyatts - 1])
           ) IN (ARRAY[p_id], (SELECT array_agg(k ORDER BY k::name) FROM unnest(ARRAY[p_group, p_id]) AS k))
     ) THEN
-        PERFORM motia.refuse_mapping(v_table, format('has nothing that keeps group and id unique (a primary key or unique'
-            ' index of exactly these columns): ALTER TABLE %s ADD PRIMARY KEY (%I, %I)', v_table, p_group, p_id));
+        PERFORM motia.refuse_mapping(v_table, format('has nothing that keeps group and id unique at each moment (a primary key or'
+            ' unique index of exactly these columns that is not DEFERRABLE): ALTER TABLE %s ADD PRIMARY KEY (%I, %I)', v_table, p_group, p_id));
+    END IF;
+    v_obstacle := motia.obstacle(c.relid);
+    IF v_obstacle IS NOT NULL THEN
+        PERFORM motia.refuse_mapping(v_table, v_obstacle);
     END IF;
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', v_table);
     SELECT x.* INTO m FROM motia.mapping AS x JOIN motia.stream AS y ON y.id = x.stream
@@ -215,9 +267,9 @@ BEGIN
     EXECUTE format('DROP TRIGGER IF EXISTS "!motia_truncate" ON %s', v_table);
     EXECUTE format('CREATE SEQUENCE IF NOT EXISTS %s', v_woken);
     EXECUTE format('CREATE TRIGGER "!motia_rows" AFTER INSERT OR UPDATE OR DELETE ON %s FOR EACH ROW'
-                   ' EXECUTE FUNCTION motia.capture(%L, %L, %L, %L)', v_table, s.id, p_group, p_id, v_woken::regclass::oid);
+                   ' EXECUTE FUNCTION motia.capture(%L, %L, %L, %L)', v_table, s.id, p_group, p_id, v_woken);
     EXECUTE format('CREATE TRIGGER "!motia_truncate" BEFORE TRUNCATE ON %s FOR EACH STATEMENT'
-                   ' EXECUTE FUNCTION motia.capture(%L, %L, %L, %L)', v_table, s.id, p_group, p_id, v_woken::regclass::oid);
+                   ' EXECUTE FUNCTION motia.capture(%L, %L, %L, %L)', v_table, s.id, p_group, p_id, v_woken);
     EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER "!motia_rows", ENABLE ALWAYS TRIGGER "!motia_truncate"', v_table);
     t := motia.tail(s);
     DELETE FROM motia.inbox WHERE stream = s.id;
@@ -273,18 +325,32 @@ LANGUAGE sql STABLE AS $$
                              WHERE x.indrelid = m.relid AND x.indpred IS NULL AND x.indisvalid AND a.attname = m.grp_column) END
 $$;
 
+CREATE FUNCTION motia.base_type(INOUT type oid, INOUT mod integer)
+-- What a domain is made of.
+LANGUAGE sql STABLE AS $$
+    WITH RECURSIVE below(type, mod, depth) AS (
+        SELECT type, mod, 0
+        UNION ALL
+        SELECT typbasetype, greatest(typtypmod, below.mod), depth + 1 FROM below JOIN pg_type ON oid = below.type WHERE typtype = 'd'
+    )
+    SELECT below.type, below.mod FROM below ORDER BY depth DESC LIMIT 1
+$$;
+
 CREATE FUNCTION motia.mapped(p_schema text, p_table text) RETURNS json
 -- What is known of a mapped table; null if it is not mapped.
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
     SELECT json_build_object(
         'stream', s.name, 'group', m.grp_column, 'id', m.id_column, 'group_type', m.grp_type, 'id_type', m.id_type,
-        'captured', m.relid = c.oid AND motia.captured(m.relid, m.stream),
+        'captured', motia.intact(m) AND motia.captured(m.relid, m.stream),
+        'obstacle', motia.obstacle(c.oid),
         'pending', (SELECT count(*) FROM motia.inbox AS i WHERE i.stream = m.stream),
         'indexed', motia.has_index(m) AND (m.id_sql NOT LIKE '%COLLATE%' OR motia.has_bytes_index(m)),
         'columns', (SELECT json_agg(json_build_object(
-                'name', a.attname, 'type', format_type(a.atttypid, NULL), 'mod', a.atttypmod, 'not_null', a.attnotnull,
+                'name', a.attname, 'type', format_type(b.type, NULL), 'mod', b.mod, 'not_null', a.attnotnull,
+                'composite', (SELECT typtype = 'c' FROM pg_type WHERE oid = b.type),
                 'default', a.atthasdef OR a.attidentity <> '', 'generated', a.attgenerated <> '') ORDER BY a.attnum)
-            FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))
+            FROM pg_attribute AS a, motia.base_type(a.atttypid, a.atttypmod) AS b
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped))
     FROM motia.mapping AS m JOIN motia.stream AS s ON s.id = m.stream
     JOIN pg_class AS c ON c.relname = p_table JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = p_schema
     WHERE s.namespace = '*' AND s.name = format('%I.%I', p_schema, p_table)
@@ -304,18 +370,26 @@ BEGIN
     RETURN to_json(v_count);
 END $$;
 
+CREATE FUNCTION motia.portion() RETURNS integer
+-- Changes that one call gives their places, at most: after a large COPY there are many.
+LANGUAGE sql IMMUTABLE AS $$ SELECT 5000 $$;
+
 CREATE FUNCTION motia.sequence(s motia.stream, p_pending bigint[]) RETURNS void
--- Give changes of the inbox (these, or all that are visible) their places; s is locked. Our own come last.
+-- Give changes of the inbox their places: these, or a portion of the oldest that are visible; s is locked. Our own come last.
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_epoch constant bigint := motia.epoch();
     v_now constant bigint := motia.now_us();
     t record;
 BEGIN
+    IF p_pending IS NULL THEN
+        SELECT array_agg(n) INTO p_pending
+            FROM (SELECT n FROM motia.inbox WHERE stream = s.id ORDER BY n LIMIT motia.portion()) AS oldest;
+    END IF;
     SELECT * INTO s FROM motia.stream WHERE id = s.id;
     t := motia.tail(s);
     WITH moved AS (
-        DELETE FROM motia.inbox WHERE stream = s.id AND (p_pending IS NULL OR n = ANY (p_pending)) RETURNING *
+        DELETE FROM motia.inbox WHERE stream = s.id AND n = ANY (p_pending) RETURNING *
     ), numbered AS (
         SELECT *, row_number() OVER (ORDER BY tx IS NOT DISTINCT FROM pg_current_xact_id_if_assigned(), n) AS place FROM moved
     ), logged AS (
@@ -333,13 +407,13 @@ BEGIN
 END $$;
 
 CREATE FUNCTION motia.gather(p_namespace text, p_stream text) RETURNS motia.stream
--- Have every change that is visible now in the log; no row if the table is not mapped, or gone.
+-- Have what is visible now in the log, a portion of it if it is much; no row if the table is not mapped, or gone.
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     s motia.stream;
 BEGIN
-    SELECT x.* INTO s FROM motia.stream AS x JOIN motia.mapping AS m ON m.stream = x.id JOIN pg_class AS c ON c.oid = m.relid
-        WHERE x.namespace = p_namespace AND x.name = p_stream;
+    SELECT x.* INTO s FROM motia.stream AS x JOIN motia.mapping AS m ON m.stream = x.id
+        WHERE x.namespace = p_namespace AND x.name = p_stream AND motia.intact(m);
     IF FOUND AND EXISTS (SELECT FROM motia.inbox WHERE stream = s.id) THEN
         s := motia.locked(p_namespace, p_stream);
         PERFORM motia.sequence(s, NULL);
@@ -355,13 +429,24 @@ BEGIN
     RETURN CASE WHEN s.id IS NOT NULL THEN motia.head(p_namespace, p_stream) END;
 END $$;
 
+CREATE FUNCTION motia.settle(p_namespace text, p_stream text) RETURNS json
+-- Have what is visible now in the log, or a portion of it; whether more waits.
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+DECLARE
+    s constant motia.stream := motia.gather(p_namespace, p_stream);
+BEGIN
+    RETURN to_json(s.id IS NOT NULL AND EXISTS (SELECT FROM motia.inbox WHERE stream = s.id));
+END $$;
+
 CREATE FUNCTION motia.row_heads(p_namespace text, p_streams text) RETURNS json
 -- As motia.heads; a stream with changes in its inbox has a head that nobody has read.
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
-    SELECT coalesce(json_agg(CASE WHEN EXISTS (SELECT FROM motia.inbox AS i WHERE i.stream = s.id) THEN '[0,0]'::json
+    SELECT coalesce(json_agg(CASE WHEN NOT (motia.intact(m) AND motia.captured(m.relid, m.stream)) THEN NULL
+                                  WHEN EXISTS (SELECT FROM motia.inbox AS i WHERE i.stream = s.id) THEN '[0,0]'::json
                                   WHEN s.id IS NOT NULL THEN json_build_array(t.epoch, t.seq) END ORDER BY n.place), '[]')
     FROM json_array_elements_text(p_streams::json) WITH ORDINALITY AS n(name, place)
     LEFT JOIN motia.stream AS s ON s.namespace = p_namespace AND s.name = n.name
+    LEFT JOIN motia.mapping AS m ON m.stream = s.id
     LEFT JOIN LATERAL motia.tail(s) AS t ON s.id IS NOT NULL
 $$;
 
@@ -370,13 +455,22 @@ RETURNS json
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
 DECLARE
     s constant motia.stream := motia.gather(p_namespace, p_stream);
+    v_found json;
 BEGIN
-    RETURN CASE WHEN s.id IS NOT NULL THEN motia.changes(p_namespace, p_stream, p_epoch, p_seq, p_limit) END;
+    IF s.id IS NOT NULL THEN
+        v_found := motia.changes(p_namespace, p_stream, p_epoch, p_seq, p_limit);
+        IF v_found::text <> '{"rows" : []}' THEN
+            RETURN v_found;
+        END IF;
+        RETURN (SELECT v_found FROM motia.mapping AS m WHERE m.stream = s.id AND motia.captured(m.relid, m.stream));
+    END IF;
+    RETURN NULL;
 END $$;
 
 CREATE FUNCTION motia.rows(p_namespace text, p_stream text, p_group text, p_id text, p_after text, p_limit integer)
 RETURNS json
--- {"items": [[id, row, epoch, seq, false]...], "head": [epoch, seq, ts]} of one moment; null if it is not mapped.
+-- {"items": [[id, row, epoch, seq, false]...], "head": [epoch, seq, ts]} of one moment; null if it is not mapped,
+-- false if so many changes wait for their places that a portion of them was dealt with instead: ask again.
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp
 SET timezone = 'UTC' SET datestyle = 'ISO' SET intervalstyle = 'iso_8601' SET bytea_output = 'hex' SET extra_float_digits = 1 AS $$
 DECLARE
@@ -392,8 +486,8 @@ DECLARE
     v_values text[];
     v_moved bigint[];
 BEGIN
-    SELECT x.* INTO m FROM motia.mapping AS x JOIN motia.stream AS y ON y.id = x.stream JOIN pg_class AS c ON c.oid = x.relid
-        WHERE y.namespace = p_namespace AND y.name = p_stream;
+    SELECT x.* INTO m FROM motia.mapping AS x JOIN motia.stream AS y ON y.id = x.stream
+        WHERE y.namespace = p_namespace AND y.name = p_stream AND motia.intact(x) AND motia.captured(x.relid, x.stream);
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
@@ -413,6 +507,10 @@ BEGIN
     IF v_pending THEN
         -- What is in the table may not be in the log yet: read both in one statement, while nobody else moves it.
         s := motia.locked(p_namespace, p_stream);
+        IF EXISTS (SELECT FROM motia.inbox WHERE stream = m.stream OFFSET motia.portion()) THEN
+            PERFORM motia.sequence(s, NULL);
+            RETURN 'false'::json;
+        END IF;
         EXECUTE v_page || ' SELECT (SELECT array_agg(id ORDER BY id) FROM page), (SELECT array_agg(value ORDER BY id) FROM page),'
                 ' (SELECT array_agg(n) FROM motia.inbox WHERE stream = $5)'
             INTO v_ids, v_values, v_moved USING p_group, p_id, coalesce(p_after, ''), p_limit, m.stream;
@@ -455,7 +553,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION motia.write_rows(p_namespace text, p_stream text, p_logged boolean, p_units text) RETURNS json
--- As motia.write, but v is the row's columns, as a JSON object, and d those that may keep their defaults.
+-- As motia.write, but v is the row's columns, as a JSON object, and d those that may keep what they hold, or their defaults.
 -- The answer has, too: the row afterwards, as the last part of each result; {"w": [group, id]} where
 -- another writer was faster (read again, then try again); {"x": [place, SQLSTATE, message, column]}
 -- where the table refuses.
@@ -470,6 +568,7 @@ DECLARE
     p record;
     v_row text;
     v_new json;
+    v_seen json;
     v_own bigint;
     v_before bigint;
     v_number integer := 0;
@@ -491,8 +590,8 @@ DECLARE
     v_message text;
     v_column text;
 BEGIN
-    SELECT x.* INTO m FROM motia.mapping AS x JOIN motia.stream AS y ON y.id = x.stream JOIN pg_class AS c ON c.oid = x.relid
-        WHERE y.namespace = p_namespace AND y.name = p_stream;
+    SELECT x.* INTO m FROM motia.mapping AS x JOIN motia.stream AS y ON y.id = x.stream
+        WHERE y.namespace = p_namespace AND y.name = p_stream AND motia.intact(x);
     IF NOT FOUND THEN
         PERFORM motia.refuse_mapping(p_stream, 'is not mapped any more');
     END IF;
@@ -558,8 +657,9 @@ BEGIN
                     EXECUTE format('DELETE FROM %s AS t WHERE t.%I = $1::%s AND t.%I = $2::%s',
                                    m.tbl, m.grp_column, m.grp_type, m.id_column, m.id_type) USING w.g, w.i;
                 ELSIF v_found THEN
-                    SELECT array_agg(format('%1$I = r.%1$I', key)) INTO v_columns FROM json_object_keys(w.v::json) AS key
-                        WHERE key NOT IN (m.grp_column, m.id_column);
+                    SELECT array_agg(format('%1$I = r.%1$I', key)) INTO v_columns FROM json_each(w.v::json)
+                        WHERE key NOT IN (m.grp_column, m.id_column)
+                          AND (json_typeof(value) <> 'null' OR key NOT IN (SELECT json_array_elements_text(coalesce(w.d, '[]'))));
                     EXECUTE format('UPDATE %s AS t SET %s FROM json_populate_record(NULL::%s, $1) AS r WHERE t.%I = $2::%s AND t.%I = $3::%s',
                                    m.tbl, coalesce(array_to_string(v_columns, ', '), format('%1$I = t.%1$I', m.grp_column)), m.tbl,
                                    m.grp_column, m.grp_type, m.id_column, m.id_type) USING w.v::json, w.g, w.i;
@@ -577,15 +677,16 @@ BEGIN
                     RAISE EXCEPTION USING ERRCODE = 'MO001', MESSAGE = 'ignored it (a trigger of its own did)';
                 END IF;
                 IF w.k <> 'd' THEN
+                    v_seen := CASE WHEN position('\u0000' IN v_new::text) = 0 THEN v_new ELSE motia.without_nul(v_new) END;
                     SELECT key INTO v_bad FROM json_each(w.v::json) AS given
                         WHERE key NOT IN (m.grp_column, m.id_column)
                           AND NOT (json_typeof(value) = 'null' AND key IN (SELECT json_array_elements_text(coalesce(w.d, '[]'))))
-                          AND (v_new::jsonb -> key) IS DISTINCT FROM value::jsonb
-                          AND (v_new ->> key) IS DISTINCT FROM (CASE WHEN json_typeof(value) = 'string' THEN value #>> '{}' END)
+                          AND (v_seen::jsonb -> key) IS DISTINCT FROM value::jsonb
+                          AND (v_seen ->> key) IS DISTINCT FROM (CASE WHEN json_typeof(value) = 'string' THEN value #>> '{}' END)
                         LIMIT 1;
                     IF FOUND THEN
                         RAISE EXCEPTION USING ERRCODE = 'MO001', COLUMN = v_bad, MESSAGE = format(
-                            'would hold %s in its place (by the column''s type, or a trigger of its own)', left((v_new -> v_bad)::text, 80));
+                            'would hold %s in its place (by the column''s type, or a trigger of its own)', left((v_seen -> v_bad)::text, 80));
                     END IF;
                 END IF;
                 v_places[v_number] := CASE WHEN w.k = 'd' THEN -1 ELSE v_own END;
@@ -616,7 +717,9 @@ BEGIN
     SELECT array_agg(n ORDER BY n) INTO v_ns FROM motia.inbox WHERE stream = m.stream AND tx = pg_current_xact_id_if_assigned();
     IF v_ns IS NOT NULL THEN
         s := motia.locked(p_namespace, p_stream);
-        PERFORM motia.sequence(s, NULL);
+        PERFORM motia.sequence(s, (  -- and what others did to the same items before
+            SELECT array_agg(i.n) FROM motia.inbox AS i WHERE i.stream = m.stream AND (i.n = ANY (v_ns) OR (i.grp, i.id) IN (
+                SELECT o.grp, o.id FROM motia.inbox AS o WHERE o.stream = m.stream AND o.n = ANY (v_ns) AND o.type <> 'event'))));
         SELECT tail.* INTO t FROM motia.stream AS x, motia.tail(x) AS tail WHERE x.id = m.stream;
         PERFORM motia.wake(p_namespace, p_stream);
     END IF;
@@ -661,7 +764,11 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
         'log_policies', (SELECT count(*) FROM pg_policy WHERE polrelid = 'motia.log'::regclass),
         'open_to_anon', coalesce((SELECT bool_or(has_function_privilege(r.oid, p.oid, 'EXECUTE')) FROM pg_roles AS r, pg_proc AS p
                          WHERE r.rolname = 'anon' AND p.oid = 'motia.write(text,text,boolean,text)'::regprocedure), false),
-        'tables', (SELECT coalesce(json_agg(json_build_object('table', m.tbl, 'captured', motia.captured(m.relid, m.stream),
+        'encoding', current_setting('server_encoding'),
+        'prepared', current_setting('max_prepared_transactions')::integer,
+        'isolation', current_setting('default_transaction_isolation'),
+        'tables', (SELECT coalesce(json_agg(json_build_object('table', m.tbl,
+                        'captured', motia.intact(m) AND motia.captured(m.relid, m.stream), 'obstacle', motia.obstacle(m.relid),
                         'exists', EXISTS (SELECT FROM pg_class WHERE oid = m.relid),
                         'pending', (SELECT count(*) FROM motia.inbox AS i WHERE i.stream = m.stream)) ORDER BY m.tbl), '[]')
                    FROM motia.mapping AS m)

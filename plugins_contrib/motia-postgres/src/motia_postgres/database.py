@@ -131,7 +131,12 @@ class AsyncpgDatabase(Database):
         """Make the first connection."""
         # A little less than our own patience: the server's answer tells that nothing was written.
         limit = max(1, round(self.timeout * 900))
-        settings = {"statement_timeout": f"{limit}", "application_name": "motia-core", "jit": "off"}
+        settings = {
+            "statement_timeout": f"{limit}",
+            "default_transaction_isolation": "read committed",
+            "application_name": "motia-core",
+            "jit": "off",
+        }
         pool = Pool(self._options, settings)
         async with pool.connection():
             pass
