@@ -32,6 +32,8 @@ from motia_core.triggers import CRON, QUEUE, Queue
 
 log = logging.getLogger("motia")
 
+LAST_CHANGES = 5.0
+"""Seconds at the end in which observers of changes may take what has come."""
 LAST_HOOKS = 1.0
 """Seconds for the hooks that a shutdown itself causes."""
 
@@ -313,6 +315,7 @@ class _Observer:
         self._plugins = plugins
         self._queue: deque[Change] = deque()
         self._bell = asyncio.Event()
+        self._closing = False
         self._task = asyncio.create_task(self._run(), name="motia-observers")
 
     def push(self, change: Change) -> None:
@@ -323,11 +326,17 @@ class _Observer:
         self._bell.set()
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        """Hand out what has come, for some seconds at most."""
+        self._closing = True
+        self._bell.set()
+        await asyncio.wait([self._task], timeout=LAST_CHANGES)
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            log.error("observers of motia_on_change are too slow: %d changes dropped at the end", len(self._queue) + 1)
 
     async def _run(self) -> None:
-        while True:
+        while self._queue or not self._closing:
             await self._bell.wait()
             self._bell.clear()
             while self._queue:

@@ -163,6 +163,32 @@ async def test_before_write_may_refuse_and_cannot_change_what_was_validated() ->
         assert await docs.get("g", "refused") is None
 
 
+class _Slow:
+    def __init__(self) -> None:
+        self.seen: list[str | None] = []
+
+    @hookimpl
+    async def motia_on_change(self, change: Any) -> None:
+        await asyncio.sleep(0.02)
+        self.seen.append(change.id)
+
+
+async def test_observers_get_what_has_come_before_the_end() -> None:
+    slow = _Slow()
+    streams = [StreamConfig("documents")]
+    async with Motia(streams=streams, storage={"default": "memory://"}, plugins=[slow]) as motia:
+        docs = motia.streams["documents"]
+        async with docs.watch("g") as watch:
+            await anext(watch)
+            ids = [f"{number}" for number in range(20)]
+            for id in ids:
+                await docs.set("g", id, {})
+            for _ in ids:
+                await anext(watch)  # so the hub has them all
+        assert len(slow.seen) < len(ids)
+    assert slow.seen == ids
+
+
 class _Computed(BaseModel):
     model_config = ConfigDict(extra="forbid")
     n: int

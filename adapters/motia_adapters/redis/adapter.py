@@ -124,16 +124,29 @@ class RedisAdapter(Adapter):
             raise UnsupportedCapability(f"stream {stream.name!r} keeps no log: it cannot be watched")
         found = self._of(stream)
         begun = False
+        ahead: asyncio.Task[tuple[Batch, bool]] | None = None
         with self._bells.listen(found.keys.channel) as bell:
-            while self._connection.is_open:
-                told = found.reads.told(after, bell.take()) if begun else None
-                batch, more = (told, False) if told else await found.reads.changes(after)
-                if batch.changes or not begun:
-                    begun = True
-                    after = batch.position
-                    yield batch
-                if not more:
-                    await bell.rung.wait()
+            try:
+                while self._connection.is_open:
+                    if ahead is not None:
+                        batch, more = await ahead
+                    else:
+                        told = found.reads.told(after, bell.take()) if begun else None
+                        batch, more = (told, False) if told else await found.reads.changes(after)
+                    ahead = None
+                    if more:  # far behind: the server works on the next page while this one is handled
+                        ahead = asyncio.create_task(found.reads.changes(batch.position))
+                        await asyncio.sleep(0)  # until it is asked for
+                    if batch.changes or not begun:
+                        begun = True
+                        after = batch.position
+                        yield batch
+                    if not more:
+                        await bell.rung.wait()
+            finally:
+                if ahead is not None:
+                    ahead.cancel()
+                    await asyncio.gather(ahead, return_exceptions=True)
 
     async def begin_history(self, stream: StreamSpec) -> None:
         """Begin a new history: all positions expire. For keys that were restored into a running server."""

@@ -84,6 +84,6 @@ def place_of(entry: Sequence[Any]) -> tuple[Place, int | None]:
     return parse_entry_id(entry[0]), int(previous) if previous else None
 
 
-def expires_of(entry: Sequence[Any]) -> int:
+def expires_of(fields: Sequence[bytes]) -> int:
     """The deadline (µs) that a change gave its item; 0: none."""
-    return int(entry[1][9])
+    return int(fields[9])

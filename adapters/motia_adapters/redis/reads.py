@@ -136,12 +136,10 @@ class Reads:
         """Apply a page of the log, as far as it is about ids up to ``last`` (empty: all of them)."""
         wanted = group.encode()
         entries = await self._entries(after, self._page_size())
-        for entry in entries:
-            place, _ = place_of(entry)
+        for place, fields in entries:
             if place > until:
                 return until
             after = place
-            fields = entry[1]
             if fields[3] != wanted or fields[1] not in (b"c", b"u", b"d"):
                 continue
             id = fields[5].decode()
@@ -150,7 +148,7 @@ class Reads:
             if fields[1] == b"d":
                 items.pop(id, None)
             else:
-                items[id] = Item(group, id, fields[15], place.position, expires_of(entry) != 0)
+                items[id] = Item(group, id, fields[15], place.position, expires_of(fields) != 0)
         return after
 
     async def head(self) -> Place | None:
@@ -179,7 +177,7 @@ class Reads:
             raise await self._expired(position, "is not a place in this store's history")
         count = self._page_size()  # before anything is awaited: other watches change it
         entries = await self._entries(place, count)
-        changes = [to_change(self._name, place_of(entry)[0], entry[1]) for entry in entries]
+        changes = [to_change(self._name, place, fields) for place, fields in entries]
         size = sum(len(change.json or b"") for change in changes)
         if entries:
             self._entry_bytes = max(1, size // len(entries))
@@ -208,7 +206,7 @@ class Reads:
         """Entries to read at once, such that a page stays small."""
         return max(1, min(LOG_PAGE, PAGE_BYTES // max(1, self._entry_bytes)))
 
-    async def _entries(self, after: Place, count: int) -> list[tuple[bytes, list[bytes]]]:
+    async def _entries(self, after: Place, count: int) -> list[tuple[Place, list[bytes]]]:
         """The next entries of the log, each proved to follow the one before. Raises `PositionExpired`."""
         for _ in range(_TRIES):
             entries, found = await self._connection.read(
@@ -218,12 +216,14 @@ class Reads:
             )
             if entries:
                 at = after
+                proved: list[tuple[Place, list[bytes]]] = []
                 for entry in entries:
                     place, previous = place_of(entry)
                     if not at.leads_to(place, previous):
                         raise await self._expired(after.position, "is followed by changes that are gone")
                     at = place
-                return list(entries)
+                    proved.append((place, entry[1]))
+                return proved
             head = None if found[0] is None else Place(int(found[0]), int(found[1]))
             if head == after:
                 return []

@@ -24,6 +24,8 @@ from motia_core.model import ABSENT, StreamSpec, Write, WriteResult
 
 MAX_UNITS = 64
 """Calls that share one run of the script, at most."""
+AT_ONCE = 2
+"""Calls on their way: the server runs one while we compose the other, each with half of what there is to do."""
 MAX_BYTES = 2 * 2**20
 """Bytes of new values after which a run takes no more calls."""
 SWEEP = 10
@@ -48,7 +50,8 @@ class Writer:
         self._races = 0.0
         self._next_sweep = 0.0
         self._task: asyncio.Task[None] | None = None
-        self._posted: asyncio.Future[Any] | None = None
+        self._posted: deque[tuple[asyncio.Future[Any], Sequence[Unit]]] = deque()
+        self._stranded: list[Unit] = []  # sent, and did not run: once nothing is on its way, a task takes them on
         self._closing = False
 
     async def write(self, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
@@ -60,15 +63,14 @@ class Writer:
         size = sum(len(write.json or b"") for write in writes)
         unit = Unit(writes, loop.create_future(), loop.time() + self._settings.timeout, size)
         self._queue.append(unit)
-        if self._task is None and self._posted is None:
-            self._post()
+        self._post()
         return await unit.future
 
     async def close(self) -> None:
         """Finish what was asked for, as far as the timeout lets us, and take nothing more."""
         self._closing = True
         end = asyncio.get_running_loop().time() + self._settings.timeout
-        while (busy := self._task or self._posted) is not None:
+        while (busy := self._task or (self._posted[-1][0] if self._posted else None)) is not None:
             left = end - asyncio.get_running_loop().time()
             if left <= 0 or not (await asyncio.wait([busy], timeout=left))[0]:
                 break
@@ -87,37 +89,50 @@ class Writer:
 
     def _post(self) -> None:
         """Send what waits without a task, as long as nothing has to be read, and nobody to be waited for, first."""
-        units = self._take()
-        if not units:
-            return
-        if self._races < 1 and not any(unit.updated() for unit in units):
-            self._posted = self._connection.post(self._keys, WRITE, self._arguments(compose(units, {}), self._sweep()))
-        if self._posted is None:
-            self._begin(units)
-        else:
-            self._running = units
-            self._posted.add_done_callback(self._answered)
+        while self._queue and self._task is None and not self._stranded and len(self._posted) < AT_ONCE:
+            on_the_way = sum(len(units) for _, units in self._posted)
+            units = self._take(max(1, (len(self._queue) + on_the_way + 1) // AT_ONCE))
+            if not units:
+                return
+            posted = None
+            if self._races < 1 and not any(unit.updated() for unit in units):
+                posted = self._connection.post(self._keys, WRITE, self._arguments(compose(units, {}), self._sweep()))
+            if posted is not None:
+                self._posted.append((posted, units))
+                posted.add_done_callback(self._answered)
+            elif self._posted:
+                self._queue.extendleft(reversed(units))
+                return  # until those on their way are answered
+            else:
+                self._begin(units)
 
-    def _answered(self, posted: asyncio.Future[Any]) -> None:
-        """The reply to what was posted has come, or has not."""
-        units, self._posted, self._running = self._running, None, ()
-        error = posted.exception()
+    def _answered(self, answer: asyncio.Future[Any]) -> None:
+        """The reply to a call has come, or has not."""
+        # The oldest one's, unless the stream has moved to another node in between.
+        sent = next(sent for sent in self._posted if sent[0] is answer)
+        self._posted.remove(sent)
+        _, units = sent
+        error = answer.exception()
         if isinstance(error, Lost):
             _fail(units, self._connection.unknown(self._keys, error))
         elif isinstance(error, ReplyError):
             if (refusal := self._connection.refusal(self._keys, error)) is None:
-                self._begin(units)
-                return
-            _fail(units, refusal)
+                self._stranded += units
+            else:
+                _fail(units, refusal)
         else:
             try:
-                self._distribute(units, posted.result()[2])
+                self._distribute(units, answer.result()[2])
             except Exception as defect:
                 _fail(units, _unexpected(defect))
         if not self._connection.is_open:
-            _fail(self._queue, closed(self._connection.address))
+            _fail([*self._stranded, *self._queue], closed(self._connection.address))
+            self._stranded.clear()
             self._queue.clear()
-        elif self._queue:
+        elif self._stranded and not self._posted:
+            units, self._stranded = self._stranded, []
+            self._begin(units)
+        else:
             self._post()
 
     def _begin(self, units: Sequence[Unit]) -> None:
@@ -146,12 +161,13 @@ class Writer:
             self._running = ()
             self._task = None
 
-    def _take(self) -> list[Unit]:
+    def _take(self, most: int = MAX_UNITS) -> list[Unit]:
         """The units of the next call, without those whose callers have gone or waited too long."""
+        most = min(most, MAX_UNITS)
         now = asyncio.get_running_loop().time()
         taken: list[Unit] = []
         size = 0
-        while self._queue and len(taken) < MAX_UNITS and size < MAX_BYTES:
+        while self._queue and len(taken) < most and size < MAX_BYTES:
             unit = self._queue[0]
             if taken and size + unit.size > MAX_BYTES:
                 break

@@ -37,11 +37,18 @@ def translate(error: Exception, path: Path, doing: str) -> BackendError:
     """This project's error for one of SQLite's or the file system's, which becomes its cause."""
     code = primary_code(error)
     unavailable = code in _UNAVAILABLE or isinstance(error, OSError)
-    remedy = _REMEDIES.get(code, "check the path and its permissions" if isinstance(error, OSError) else "")
-    message = f"sqlite: cannot {doing} {path}: {error}" + (f" ({remedy})" if remedy else "")
+    message = f"sqlite: cannot {doing} {path}: {error}{remedy(error)}"
     translated = (BackendUnavailable if unavailable else BackendError)(message)
     translated.__cause__ = error
     return translated
+
+
+def remedy(error: Exception) -> str:
+    """What helps, in brackets and with a space before, or nothing."""
+    text = _REMEDIES.get(
+        primary_code(error), "check the path and its permissions" if isinstance(error, OSError) else ""
+    )
+    return f" ({text})" if text else ""
 
 
 def explain(cause: Exception, path: Path, doing: str) -> BackendError:

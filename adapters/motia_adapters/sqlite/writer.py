@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from motia_adapters.sqlite.database import Database, begin
-from motia_adapters.sqlite.failures import explain, is_busy, primary_code
+from motia_adapters.sqlite.failures import explain, is_busy, primary_code, remedy
 from motia_adapters.sqlite.history import History
 from motia_adapters.sqlite.mapped.reads import Rows
 from motia_adapters.sqlite.mapped.writes import TableWrites, Undone, is_refusal, refusal
@@ -209,7 +209,7 @@ class Writer(threading.Thread):
             if primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL) or is_refusal(error):
                 raise
             raise OutcomeUnknown(
-                f"sqlite: cannot tell whether a commit to {self._database.path} has happened: {error}"
+                f"sqlite: cannot tell whether a commit to {self._database.path} has happened: {error}{remedy(error)}"
             ) from error
         transaction.committed()
         self._trimmer.count(transaction.log)

@@ -102,6 +102,38 @@ async def test_types_that_json_lacks_are_shown_and_stay_what_they_are(lab: Any) 
     assert (stored["status"], stored["n"], stored["blob"]) == ("paid", 1, b"\x00\x01")
 
 
+async def test_members_of_lists_keep_their_types_wherever_they_go(lab: Any) -> None:
+    adapter, orders = await _map(lab)
+    a, b, c = (ObjectId() for _ in range(3))
+    days = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
+    lines = [{"product": id, "at": day, "n": n} for n, (id, day) in enumerate(zip((a, b, c), days, strict=True))]
+    await orders.insert_one(
+        {"_id": "1", "customer": "ada", "refs": [a, b, c], "days": days, "lines": lines, "mixed": [a, "text", 1]}
+    )
+    value = (await adapter.get(lab.docs, "ada", "1")).value
+    new = ObjectId()
+    value["refs"] = [str(new), *value["refs"][1:], "no id"]  # one comes in front, one goes, one is no id
+    del value["days"][0]
+    fresh = {"product": str(new), "at": "2026-02-01T00:00:00.000Z", "n": 9}
+    value["lines"] = [fresh, value["lines"][2], {**value["lines"][0], "n": 5}, value["lines"][1]]
+    value["mixed"] = [str(new), *value["mixed"]]
+    await lab.put(adapter, "1", value, group="ada")
+    stored = await orders.find_one({"_id": "1"})
+    assert stored["refs"] == [new, b, c, "no id"]
+    assert [day.replace(tzinfo=UTC) for day in stored["days"]] == days[1:]
+    assert [line["product"] for line in stored["lines"]] == [new, c, a, b]
+    assert [line["at"].day for line in stored["lines"]] == [1, 3, 1, 2]
+    assert stored["mixed"] == [str(new), a, "text", 1]
+    await adapter.write(lab.docs, [_update("1", {"type": "append", "path": "refs", "value": str(a)})])
+    assert (await orders.find_one({"_id": "1"}))["refs"] == [
+        new,
+        b,
+        c,
+        "no id",
+        str(a),
+    ]  # they are not all ids any more
+
+
 async def test_a_changed_long_stays_a_long_also_for_a_validator(lab: Any) -> None:
     adapter, orders = await _map(lab)
     rules = {"validator": {"$jsonSchema": {"properties": {"stock": {"bsonType": "long"}}}}}

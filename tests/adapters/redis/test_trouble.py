@@ -102,6 +102,18 @@ async def test_scripts_that_were_flushed_are_loaded_again(lab: Any) -> None:
         assert [item.value for item in await adapter.list(lab.docs, "g", after=None, limit=None)] == [{"n": number}]
 
 
+async def test_calls_that_are_sent_together_keep_their_order_when_scripts_are_flushed(lab: Any) -> None:
+    server = await lab.serve()
+    adapter = await lab.connect(server.port)
+    start = await adapter.head(lab.docs)
+    for first in range(0, 2_000, 40):
+        await asyncio.gather(
+            *(lab.put(adapter, "x", {"n": number}) for number in range(first, first + 40)),
+            lab.ask(server.port, "SCRIPT", "FLUSH"),
+        )
+    assert [change.json for change in await lab.log(adapter, start)] == [b'{"n":%d}' % n for n in range(2_000)]
+
+
 async def test_a_frozen_server_fails_calls_in_time_and_is_used_again(lab: Any) -> None:
     server = await lab.serve()
     adapter = await lab.connect(server.port, timeout=0.5)

@@ -78,7 +78,7 @@ async def full(adapter: SqliteAdapter) -> None:
             await adapter.write(DOCS, [Write("set", "g", f"i{n:03}", filler)])
             say("written", f"i{n:03}")
         except BackendError as error:
-            say("refused", f"i{n:03}", type(error).__name__)
+            say("refused", f"i{n:03}", type(error).__name__, error)
             break
     say("read", len(await adapter.list(DOCS, "g", after=None, limit=None)))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))

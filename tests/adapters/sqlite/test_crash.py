@@ -55,6 +55,7 @@ async def test_a_full_disk_refuses_writes_loses_nothing_and_heals(bench: Any, wo
     refused = [line for line in lines if line[0] == "refused"]
     assert len(refused) == 1
     assert refused[0][2] in ("BackendUnavailable", "OutcomeUnknown")
+    assert "free space)" in " ".join(refused[0])
     assert [line[0] for line in lines if line[0] == "read"] == ["read"]
     assert written[-1] == "last"
     adapter = await bench.open()

@@ -40,6 +40,7 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
 )
 """How documents of the user's are read: nothing of their types is lost."""
+_COMPARED = 10_000  # pairs of changed members of a list whose fields are compared
 
 
 def to_json(value: Any) -> Any:
@@ -95,8 +96,8 @@ def to_bson(new: Any, old: Any, path: str = "$") -> Any:
             result[key] = to_bson(member, before.get(key), where)
         return result
     if isinstance(new, list):
-        befores = old if isinstance(old, list) else []
-        return [to_bson(m, befores[n] if n < len(befores) else None, f"{path}[{n}]") for n, m in enumerate(new)]
+        befores = _befores(new, old) if isinstance(old, list) else [None] * len(new)
+        return [to_bson(member, befores[n], f"{path}[{n}]") for n, member in enumerate(new)]
     if type(new) in (int, float, bool) and type(old) in (int, float, bool) and type(new) is not type(old):
         return new  # 1, 1.0 and true are told apart
     if same(to_json(old), new):
@@ -106,9 +107,80 @@ def to_bson(new: Any, old: Any, path: str = "$") -> Any:
     return _as_before(new, old) if isinstance(new, str) else new
 
 
+def _befores(new: list[Any], old: list[Any]) -> list[Any]:
+    """For each member of a list that is written, the one it was before.
+
+    Members that did not change are found wherever they went; documents that did, by the fields that
+    did not; the rest by place. What is left is new: it gets the types that the others all have.
+    """
+    forms, old_forms = [_form(member) for member in new], [_form(to_json(member)) for member in old]
+    found = [n if n < len(old) and form == old_forms[n] else -1 for n, form in enumerate(forms)]
+    stayed = set(found)
+    free = dict.fromkeys(place for place in range(len(old)) if place not in stayed)
+
+    def take(n: int, place: int | None) -> None:
+        if place is not None:
+            found[n] = place
+            del free[place]
+
+    places: dict[bytes, list[int]] = {}
+    for place in reversed(free):
+        places.setdefault(old_forms[place], []).append(place)
+    for n, form in enumerate(forms):
+        if found[n] < 0 and places.get(form):
+            take(n, places[form].pop())
+    for n, place in _likest({n: new[n] for n, place in enumerate(found) if place < 0}, {n: old[n] for n in free}):
+        take(n, place)
+    last = -1
+    for n in range(len(new)):
+        if found[n] < 0:
+            take(n, next((place for place in (last + 1, n) if place in free), None))
+        if found[n] >= 0:
+            last = found[n]
+    model = _model(old)
+    return [old[place] if place >= 0 else model for place in found]
+
+
+def _likest(new: dict[int, Any], old: dict[int, Any]) -> list[tuple[int, int]]:
+    """Pairs of documents that share most fields, as long as they are few enough to compare all."""
+    if len(new) * len(old) > _COMPARED:
+        return []
+    fields = {n: _fields(member) for n, member in new.items() if isinstance(member, dict)}
+    old_fields = {n: _fields(to_json(member)) for n, member in old.items() if isinstance(member, dict)}
+    shared = [(len(mine & theirs), -n, -place) for n, mine in fields.items() for place, theirs in old_fields.items()]
+    pairs: dict[int, int] = {}
+    taken: set[int] = set()
+    for count, n, place in sorted(shared, reverse=True):
+        if count and n not in pairs and place not in taken:
+            pairs[n] = place
+            taken.add(place)
+    return [(-n, -place) for n, place in pairs.items()]
+
+
+def _fields(json: dict[str, Any]) -> set[tuple[str, bytes]]:
+    return {(key, _form(member)) for key, member in json.items()}
+
+
+def _model(members: list[Any]) -> Any:
+    """A value of the types that all members have (``None``: they have not the same), of documents field by field."""
+    kinds = {type(member) for member in members}
+    if len(kinds) != 1:
+        return None
+    if kinds == {dict}:
+        keys = dict.fromkeys(key for member in members for key in member)
+        return {key: _model([member[key] for member in members if key in member]) for key in keys}
+    if kinds == {list}:
+        return [_model([one for member in members for one in member])]
+    return members[0]
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two JSON values are equal to the last bit, in whatever order their keys are."""
-    return orjson.dumps(one, option=orjson.OPT_SORT_KEYS) == orjson.dumps(other, option=orjson.OPT_SORT_KEYS)
+    return _form(one) == _form(other)
+
+
+def _form(json: Any) -> bytes:
+    return orjson.dumps(json, option=orjson.OPT_SORT_KEYS)
 
 
 def _as_before(text: str, old: Any) -> Any:
