@@ -13,6 +13,7 @@ and in a stream's definition::
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -103,7 +104,8 @@ class SupabaseAuth:
             if self._secret is not None and algorithm == "HS256":
                 key, allowed = self._secret, ["HS256"]
             elif algorithm in ALGORITHMS:
-                key, allowed = (await self._key(str(header.get("kid", "")))).key, [algorithm]
+                found = await self._key(str(header.get("kid", "")))
+                key, allowed = found.key, [found.algorithm_name]
             else:
                 raise AccessDenied("the token is not valid", reason=f"its algorithm is {str(algorithm)[:20]!r}")
             return dict(
@@ -196,6 +198,7 @@ class SupabaseAuth:
             raise BackendUnavailable(f"supabase: no keys at {address}: {type(error).__name__}") from error
         keys: dict[str, jwt.PyJWK] = {}
         for key in found:
-            if key.get("kty") != "oct" and key.get("alg") in ALGORITHMS and "kid" in key:
-                keys[str(key["kid"])] = jwt.PyJWK(key)
+            if isinstance(key, dict) and key.get("kty") != "oct" and key.get("alg") in ALGORITHMS and "kid" in key:
+                with contextlib.suppress(jwt.PyJWTError):  # one that we do not understand locks nobody else out
+                    keys[str(key["kid"])] = jwt.PyJWK(key)
         self._keys, self._fetched = keys, time.monotonic()

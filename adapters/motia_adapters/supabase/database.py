@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, ClassVar
@@ -27,6 +28,24 @@ _JOINING = 10.0  # seconds until a channel that does not come up is given up
 _ALIVE = 1.0  # seconds between two looks whether the connection is there
 _ENDED = "ended"
 _GATEWAY = (502, 503, 504)
+_sockets_log = logging.getLogger("websockets.client")
+
+
+class Unshown(logging.Filter):
+    """Keeps the key out of what ``websockets`` logs when it is told to log everything: it is part of the URL."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self._key = key
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Take it out; sent frames, which are shown in part, hold it too."""
+        said = record.getMessage()
+        if said.startswith("> TEXT"):
+            record.msg, record.args = "> TEXT (not shown)", ()
+        elif self._key in said:
+            record.msg, record.args = said.replace(self._key, "***"), ()
+        return True
 
 
 def _listens(socket: AsyncRealtimeClient) -> bool:
@@ -107,6 +126,8 @@ class SupabaseDatabase(Database):
         if not self.listening:
             await asyncio.Event().wait()
         url = f"{self.address}/realtime/v1"
+        unshown = Unshown(self._key)
+        _sockets_log.addFilter(unshown)
         socket = AsyncRealtimeClient(url, self._key, auto_reconnect=False, timeout=round(_JOINING))
         news: asyncio.Queue[tuple[str, str] | str | None] = asyncio.Queue()
 
@@ -139,6 +160,7 @@ class SupabaseDatabase(Database):
         finally:
             with contextlib.suppress(Exception):
                 await socket.close()
+            _sockets_log.removeFilter(unshown)
 
     async def migrate(self, wanted: Sequence[Migration]) -> list[str]:
         """Over the direct connection: the API runs no DDL."""

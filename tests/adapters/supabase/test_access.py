@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
 import json
 import time
 from types import SimpleNamespace
@@ -10,7 +12,8 @@ from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from motia_adapters.postgresql.options import MappedOptions
 from motia_adapters.supabase.access import SupabaseAuth
 
@@ -75,12 +78,21 @@ async def test_tokens_that_do_not_hold_keep_their_bearer_out(token: str) -> None
     assert not token or token not in f"{caught.value} {caught.value.reason}"
 
 
+def signed_with(secret: bytes, claims: dict[str, Any]) -> str:
+    """HS256, with a secret that no library would take."""
+    parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=")
+             for part in ({"alg": "HS256", "typ": "JWT", "kid": "new"}, claims)]  # fmt: skip
+    signature = hmac.digest(secret, b".".join(parts), "sha256")
+    return b".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
+
+
 class Jwks:
     """The project's public keys, served as Supabase does; they can be changed."""
 
     def __init__(self) -> None:
         self.port = free_port()
         self.keys: dict[str, ec.EllipticCurvePrivateKey] = {}
+        self.more: list[Any] = []
         self.asked = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -90,7 +102,7 @@ class Jwks:
         for kid, private in self.keys.items():
             public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(private.public_key()))
             keys.append({**public, "kid": kid, "alg": "ES256", "use": "sig"})
-        body = json.dumps({"keys": keys}).encode()
+        body = json.dumps({"keys": [*self.more, *keys]}).encode()
         head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         writer.write(head.encode() + b"Connection: close\r\n\r\n" + body)
         await writer.drain()
@@ -119,15 +131,32 @@ async def test_keys_that_rotate_are_fetched_and_no_flood_of_unknown_ones_is(monk
         assert keys.asked == 2
         with pytest.raises(AccessDenied):
             await admitted(auth, old)
-        # A public key is no secret to sign with.
-        confused = jwt.encode(
-            {"sub": "ann", "aud": "authenticated", "exp": time.time() + 60},
-            "a public key, as far as anybody knows, of 32 bytes",
-            algorithm="HS256",
-            headers={"kid": "new"},
-        )
-        with pytest.raises(AccessDenied):
-            await admitted(auth, confused)
+
+
+async def test_a_token_does_not_choose_how_it_is_checked() -> None:
+    """Not by its algorithm: a public key is no secret to sign with, and one kind of key is not another."""
+    keys = Jwks()
+    keys.keys["new"] = ec.generate_private_key(ec.SECP256R1())
+    keys.more = ["nonsense", {"kty": "EC", "alg": "ES256", "kid": "broken", "crv": "P-256", "x": "?", "y": "?"}]
+    public = keys.keys["new"].public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    other = rsa.generate_private_key(65537, 2048)
+    claims = {"sub": "ann", "aud": "authenticated", "exp": time.time() + 60}
+    async with await asyncio.start_server(keys.serve, "127.0.0.1", keys.port):
+        for secret in (None, SECRET):
+            auth = SupabaseAuth(f"http://127.0.0.1:{keys.port}", jwt_secret=secret)
+            await admitted(auth, keys.token("new"))  # keys that nobody understands lock nobody out
+            forged = [
+                signed_with(public, claims),
+                jwt.encode(claims, "", algorithm="none", headers={"kid": "new"}),
+                jwt.encode(claims, other, algorithm="RS256", headers={"kid": "new"}),
+                jwt.encode(claims, ec.generate_private_key(ec.SECP256R1()), algorithm="ES256", headers={"kid": "new"}),
+                jwt.encode(claims, keys.keys["new"], algorithm="ES256", headers={"kid": "broken"}),
+                jwt.encode(claims, keys.keys["new"], algorithm="ES256", headers={"kid": "missing"}),
+                keys.token("new")[:-4] + "AAAA",
+            ]
+            for token in forged:
+                with pytest.raises(AccessDenied):
+                    await auth(visitor(token))
 
 
 async def test_keys_that_cannot_be_fetched_keep_everybody_out() -> None:

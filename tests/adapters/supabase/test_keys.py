@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import re
 from typing import Any
 
@@ -10,6 +12,8 @@ from motia_adapters.supabase.options import SupabaseOptions, options_from_url
 from pydantic import ValidationError
 
 from motia_core.errors import BackendError, BackendUnavailable, ConfigError, UnsupportedCapability
+from motia_core.model import StreamSpec, Write
+from motia_core.testing.harness import Reader, eventually
 from motia_core.testing.servers import free_port
 from tests.adapters.supabase.conftest import Project
 from tests.standins.supabase import key
@@ -76,3 +80,47 @@ def test_urls_that_are_none_are_refused(url: str) -> None:
 def test_options_that_do_not_fit_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         SupabaseOptions(**options)
+
+
+async def test_the_key_is_in_no_log_though_everything_is_logged(
+    project: Project, namespace: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also not in what the driver and its libraries log; the URL of Realtime holds the key."""
+    caplog.set_level(logging.DEBUG)
+    for name in ("websockets", "websockets.client", "realtime", "httpx", "httpcore", "supabase", "postgrest"):
+        caplog.set_level(logging.DEBUG, logger=name)
+    spec = StreamSpec("documents")
+    for service in (key(), key("anon"), key(lifetime=-60)):
+        project.standin.set_realtime(True)
+        adapter = project.adapter(namespace, service_key=service)
+        try:
+            await adapter.open()
+            await adapter.prepare(spec)
+            reader = Reader(adapter.watch(spec, await adapter.head(spec)))
+            bells = adapter._bells
+
+            async def hears(bells: Any = bells) -> bool:
+                return bool(bells.hears)
+
+            async def deaf(bells: Any = bells) -> bool:
+                return not bells.hears
+
+            await eventually(hears, "Realtime to be joined")
+            await adapter.write(spec, [Write("set", "g", "x", b"{}")])
+            project.standin.set_realtime(False)
+            await eventually(deaf, "the loss to be noticed")
+            await adapter.diagnose()
+            await reader.stop()
+        except BackendError:
+            assert service != key()
+            async with asyncio.timeout(20):
+                await adapter.database.open()
+                await adapter.database.diagnose()
+        finally:
+            project.standin.set_realtime(True)
+            await adapter.close()
+        assert len(caplog.text) > 1_000
+        _, payload, signature = service.split(".")
+        assert payload not in caplog.text
+        assert signature[-12:] not in caplog.text
+    assert "REDACTED" in caplog.text or "***" in caplog.text
