@@ -160,7 +160,7 @@ class MappedWriter(Writer):
             raise failure(error, self._link.address, write=True) from error
         if self._raced(reply) or not reply["n"]:
             return None
-        return reply["operationTime"], True
+        return self._link.time_of(reply, write=True), True
 
     async def _several(self, room: Room, plans: Sequence[Plan]) -> tuple[Timestamp, bool] | None:
         doing = [plan for plan in plans if plan.kind is not None]
