@@ -120,7 +120,10 @@ async def _mapped(link: Link, mapping: Collection) -> list[Finding]:
         except BackendError as error:
             said, _, remedy = str(error).partition("; run in mongosh: ")
             findings.append(Finding("error", said, remedy))
-    if unusable := await mapping.unusable(link):
+    unusable = await mapping.unusable(link)
+    if unusable is None:
+        findings.append(Finding("ok", f"collection {name!r} is too large to count documents that cannot be items"))
+    elif unusable:
         said = f"{unusable} documents of {name!r} cannot be items: {mapping.group!r} or {mapping.id!r} is missing or of"
         findings.append(Finding("warning", f"{said} another type", "correct them, or set group_type and id_type"))
     return findings or [Finding("ok", f"collection {name!r} keeps images, and its ids are unique")]
