@@ -131,6 +131,12 @@ def first_count() -> int:
     return time.time_ns() // 1000
 
 
+def plain_set(write: Write, nonce: str) -> dict[str, Any]:
+    """Replace an item that is there and carries no deadline: what `blind_set` does to it, without a pipeline."""
+    assert write.json is not None
+    return {"$set": {"v": nonce + write.json.decode(), "r": nonce}, "$inc": {"c": Int64(1)}}
+
+
 def blind_set(write: Write, nonce: str, seed: int) -> list[dict[str, Any]]:
     """Create or replace an item that carries no deadline, whatever it is."""
     assert write.json is not None

@@ -22,6 +22,8 @@ from motia_core.errors import Conflict, MotiaError
 from motia_core.model import StreamSpec, Write, WriteResult
 
 Key = tuple[str, str]
+SEEN = 4_096
+"""Items that were set of late: they are set again by a plainer command, which costs the server less."""
 Step = tuple[Write, State, list[dict[str, Any]] | None]
 """A write, the state it was decided on, and the change of its document (``None``: none)."""
 
@@ -38,6 +40,7 @@ class Writer:
         self._abandoned: set[asyncio.Task[Any]] = set()
         self._batching = asyncio.Lock()
         self._hot = HotItems(self)
+        self._seen: dict[Key, None] = {}
 
     async def write(self, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
         """Do all or nothing. What is under way goes on when its caller is cancelled."""
@@ -107,16 +110,17 @@ class Writer:
         """A set whatever is there, unless that has a deadline: its end may be a change of its own (``None``)."""
         assert write.id is not None
         nonce, seed = documents.new_nonce(), documents.first_count()
-        command = {
-            "findAndModify": room.collection,
-            "query": {"_id": key_of(write.group, write.id), "x": None},
-            "update": documents.blind_set(write, nonce, seed),
-            "upsert": True,
-            "fields": {"v": 1, "c": 1},
-            "writeConcern": MAJORITY,
-        }
+        query: dict[str, Any] = {"_id": key_of(write.group, write.id), "x": None}
+        command = {"findAndModify": room.collection, "fields": {"v": 1, "c": 1}, "writeConcern": MAJORITY}
+        reply: Any = None
         try:
-            reply = await self._link.send(command, uncancelled=True)
+            if (write.group, write.id) in self._seen:
+                plain = {"query": {**query, "v": {"$exists": True}}, "update": documents.plain_set(write, nonce)}
+                reply = await self._link.send({**command, **plain}, uncancelled=True)
+            if reply is None or reply["value"] is None:
+                self._saw(write.group, write.id)
+                blind = {"query": query, "update": documents.blind_set(write, nonce, seed), "upsert": True}
+                reply = await self._link.send({**command, **blind}, uncancelled=True)
         except Exception as error:
             if code_of(error) == DUPLICATE:
                 return None
@@ -128,6 +132,12 @@ class Writer:
         return self._result(
             room, told, None if old is None else documents.json_of(old), self._link.time_of(reply, write=True), 1
         )
+
+    def _saw(self, group: str, id: str) -> None:
+        """An item that is likely to be there when it is set again: one of the last `SEEN`."""
+        if len(self._seen) >= SEEN:
+            self._seen.pop(next(iter(self._seen)))
+        self._seen[group, id] = None
 
     async def replace(self, room: Room, write: Write, state: State) -> WriteResult | None:
         """Write over a known state; ``None``: the item is in another one by now. Raises what `resolve` raises."""

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -127,6 +128,8 @@ class MongoDB(Harness):
         port = self.server.port
         for number in os.listdir("/proc/self/fd"):
             try:
+                if not stat.S_ISSOCK(os.fstat(int(number)).st_mode):
+                    continue  # else its copy would stay open
                 with socket.socket(fileno=os.dup(int(number))) as end:
                     if end.family == socket.AF_INET and end.getpeername()[1] == port:
                         end.shutdown(socket.SHUT_RDWR)
