@@ -298,6 +298,13 @@ class Adapter(ABC):
         """
         raise UnsupportedCapability(f"storage {self.settings.name!r}: a new history cannot be begun by hand here")
 
+    async def history_reach(self, stream: StreamSpec) -> float | None:
+        """Seconds of a stream's history that there is room for, where the store itself decides that.
+
+        ``None``: it keeps what `StorageSettings.retention` says, or has not run out of room yet.
+        """
+        return None
+
     async def diagnose(self) -> Sequence[Finding]:
         """What ``doctor`` reports: reachable, versions, settings that will hurt."""
         return []

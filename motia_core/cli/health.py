@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Literal
 
 import typer
 
-from motia_core.adapter import Finding
+from motia_core.adapter import Adapter, Finding
 from motia_core.app import Motia
 from motia_core.cli.data import Project
 from motia_core.cli.output import AsJson, line, run
@@ -18,7 +19,9 @@ from motia_core.config import Settings, StorageEntry
 from motia_core.discovery import find
 from motia_core.errors import MotiaError
 from motia_core.masking import mask_urls
+from motia_core.model import StreamSpec
 from motia_core.plugins import Plugins
+from motia_core.states import STATE
 from motia_core.steps import HttpTrigger
 from motia_core.triggers import LAG_COUNTED, TriggerStatus
 
@@ -145,27 +148,45 @@ async def _triggers(project: Path) -> AsyncIterator[Report]:
     try:
         async with Motia.from_project(project, run_triggers=False) as motia:
             for storage, runner in motia.durable_steps.inspect(motia.storages).items():
-                keeps = motia.settings.storage[storage].settings.retention.count
+                retention = motia.settings.storage[storage].settings.retention
+                keeps = retention.count
                 most = LAG_COUNTED if keeps is None else keeps // 2
                 for status in await runner.status(counted=max(1, most)):
                     if status.declared:
-                        for finding in _lag(status, keeps):
+                        reach = await _reach(motia.storages[storage], status, retention.age)
+                        for finding in _lag(status, keeps, reach):
                             about = f"trigger {status.name!r}"
                             yield Report(about, finding.level, finding.message, finding.remedy)
     except MotiaError as error:
         yield Report("triggers", "error", mask_urls(str(error)))
 
 
-def _lag(status: TriggerStatus, keeps: int | None) -> list[Finding]:
+async def _reach(adapter: Adapter, status: TriggerStatus, age: float | None) -> float | None:
+    """Seconds after which a change that the trigger waits for may go."""
+    if not _reads_log(status) or not status.behind:
+        return None
+    name = status.key[1] if status.key[1] == "state" else status.key[2]
+    spec = STATE if status.key[1] == "state" else StreamSpec(name)
+    found = [seconds for seconds in (age, await adapter.history_reach(spec)) if seconds is not None]
+    return min(found, default=None)
+
+
+def _reads_log(status: TriggerStatus) -> bool:
+    return status.key[1] in ("stream", "state")  # a queue's truth is its items, whatever the log keeps
+
+
+def _lag(status: TriggerStatus, keeps: int | None, reach: float | None) -> list[Finding]:
     remedy = "run more workers, or keep more: retention = { count = ... } in its storage's section"
     if status.behind is None:
         gone = "changes are gone that it has not read: it will report the gap"
         return [Finding("error", gone, remedy)]
     findings = []
-    from_log = status.key[1] in ("stream", "state")  # a queue's truth is its items, whatever the log keeps
-    if from_log and keeps is not None and status.behind >= max(1, keeps // 2):
+    if _reads_log(status) and keeps is not None and status.behind >= max(1, keeps // 2):
         waits = f"{status.behind} changes or more wait for it, and only {keeps} are kept"
         findings.append(Finding("warning", waits, remedy))
+    if reach is not None and status.since is not None and (waits_for := time.time() - status.since / 1000) > reach / 2:
+        said = f"the oldest change that waits for it is {waits_for / 3600:.1f} h old, and history reaches"
+        findings.append(Finding("warning", f"{said} {reach / 3600:.1f} h back", remedy))
     if status.behind and not status.workers:
         findings.append(
             Finding("warning", f"{status.behind} changes wait, and no process runs it", "motia-core worker")

@@ -187,6 +187,8 @@ class TriggerStatus:
     """Whether this process has a step for it."""
     behind: int | None
     """Changes that no partition has settled, as far as they were counted; ``None``: gone before they were read."""
+    since: float | None
+    """Timestamp (ms) of the oldest of them."""
     partitions: tuple[PartitionStatus, ...]
     workers: tuple[str, ...]
     """Live workers that declare it."""

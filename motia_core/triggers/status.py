@@ -40,13 +40,15 @@ async def describe(runner: Runner, counted: int) -> Sequence[TriggerStatus]:
     for _, record in runner.registry.known.values():
         crew = runner.crews.get(record.uid)
         stored = [(int(i.id), PartitionRecord.decode(i)) for i in await runner.control.list(part_group(record.uid))]
+        waiting = await _behind(runner, record, dict(stored), counted)
         found.append(
             TriggerStatus(
                 name=shown(record.key),
                 key=record.key,
                 uid=record.uid,
                 declared=any(trigger.key == record.key for trigger in runner.triggers),
-                behind=await _behind(runner, record, dict(stored), counted),
+                behind=waiting and waiting[0],
+                since=waiting[1] if waiting else None,
                 partitions=_partitions(stored, dict(crew.parts) if crew else {}),
                 workers=tuple(sorted(id for id, uids in workers.items() if record.uid in uids)),
                 last_error=(crew and crew.last_error) or await _stored_error(runner, record.uid),
@@ -55,30 +57,37 @@ async def describe(runner: Runner, counted: int) -> Sequence[TriggerStatus]:
     return found
 
 
-async def _behind(runner: Runner, name: NameRecord, stored: dict[int, PartitionRecord], counted: int) -> int | None:
-    """Changes after the cursors that are not settled and that the trigger, if it is declared here, accepts."""
+async def _behind(
+    runner: Runner, name: NameRecord, stored: dict[int, PartitionRecord], counted: int
+) -> tuple[int, float | None] | None:
+    """How many changes after the cursors are not settled, and the oldest's timestamp; ``None``: they are gone.
+
+    Only those count that the trigger accepts, if it is declared here.
+    """
     if name.stream == CRON.name or not stored:
-        return 0
+        return 0, None
     stream = StreamSpec(name.stream, hidden=name.stream.startswith("$"))
     declared = next((trigger for trigger in runner.triggers if trigger.key == name.key), None)
     accepts = declared.accepts if declared else None
     order_key = declared.order_key if declared else item_key
     start, head = min(record.cursor for record in stored.values()), await runner.adapter.head(stream)
     if start >= head:
-        return 0
-    behind = 0
+        return 0, None
+    behind, since = 0, None
     try:
         async with aclosing(runner.adapter.watch(stream, start)) as batches:
             async for batch in batches:
                 for change in batch.changes:
                     record = stored.get(partition_of(hash_key(order_key(change)), len(stored)))
                     waits = record is None or (change.position > record.cursor and change.position not in record.done)
-                    behind += waits and (accepts is None or accepts(change))
+                    if waits and (accepts is None or accepts(change)):
+                        behind += 1
+                        since = since or change.timestamp
                 if batch.position >= head or behind >= counted:
                     break
     except PositionExpired:
         return None
-    return min(behind, counted)
+    return min(behind, counted), since
 
 
 def _partitions(

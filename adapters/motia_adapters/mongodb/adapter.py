@@ -9,7 +9,7 @@ from typing import Any
 
 from motia_adapters.mongodb import documents, reads
 from motia_adapters.mongodb.capabilities import MANAGED, MAPPED
-from motia_adapters.mongodb.diagnosis import check_server, diagnose
+from motia_adapters.mongodb.diagnosis import check_server, diagnose, oplog_reach
 from motia_adapters.mongodb.documents import Told
 from motia_adapters.mongodb.history import History
 from motia_adapters.mongodb.link import Link
@@ -161,6 +161,15 @@ class MongoAdapter(Adapter):
                 inbox = Inbox(stream.name)
         finally:
             self._tail.detach(inbox)
+
+    async def begin_history(self, stream: StreamSpec) -> None:
+        """Begin a new history: all positions expire. For a store that was restored within a second, or unseen."""
+        await self._history.begin(await self._room(stream))
+
+    async def history_reach(self, stream: StreamSpec) -> float | None:
+        """How far the oplog reaches back, once it has dropped its first entries."""
+        self._link.check_open()
+        return await oplog_reach(self._link)
 
     async def diagnose(self) -> Sequence[Finding]:
         """The replica set, its version, its oplog and permissions."""

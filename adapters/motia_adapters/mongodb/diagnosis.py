@@ -33,6 +33,7 @@ async def check_server(link: Link, *, mapped: bool) -> None:
             f"mongodb: the server at {link.address} is version {'.'.join(map(str, version))};"
             f" {'.'.join(map(str, oldest))} or newer is needed"
         )
+    await link.until_it_tells_time()
 
 
 async def _version(link: Link) -> tuple[int, ...]:
@@ -54,27 +55,39 @@ async def diagnose(link: Link, mapping: Collection | None) -> Sequence[Finding]:
         )
     findings += await _oplog(link)
     if mapping is not None:
-        findings += await _mapped(link, mapping)
+        try:
+            findings += await _mapped(link, mapping)
+        except BackendError as error:
+            findings.append(Finding("error", f"collection {mapping.collection!r} cannot be looked at: {error}"))
     return findings
+
+
+async def oplog_reach(link: Link) -> float | None:
+    """Seconds that the oplog spans; ``None``: it still has its very first entry, or may not be read."""
+    try:
+        first, last = await _ends(link)
+    except BackendError:
+        return None
+    return None if _is_whole(first) else float(last["ts"].time - first["ts"].time)
+
+
+async def _ends(link: Link) -> list[Any]:
+    """The first and the last entry of the oplog: their times, and what they say."""
+    ends = []
+    for way in (1, -1):
+        command = {"find": "oplog.rs", "sort": {"$natural": way}, "limit": 1, "projection": {"ts": 1, "o.msg": 1},
+                   "singleBatch": True}  # fmt: skip
+        ends += (await link.run(command, database="local"))["cursor"]["firstBatch"]
+    return ends
+
+
+def _is_whole(first: Any) -> bool:
+    return bool(first.get("o", {}).get("msg") == "initiating set")
 
 
 async def _oplog(link: Link) -> list[Finding]:
     try:
-        first, last = [
-            (
-                await link.run(
-                    {
-                        "find": "oplog.rs",
-                        "sort": {"$natural": way},
-                        "limit": 1,
-                        "projection": {"ts": 1},
-                        "singleBatch": True,
-                    },
-                    database="local",
-                )
-            )["cursor"]["firstBatch"][0]["ts"]
-            for way in (1, -1)
-        ]
+        first, last = await _ends(link)
     except BackendError as error:
         return [
             Finding(
@@ -83,11 +96,13 @@ async def _oplog(link: Link) -> list[Finding]:
                 "grant the user the role read on database 'local'",
             )
         ]
-    hours = (last.time - first.time) / 3600
+    hours = (last["ts"].time - first["ts"].time) / 3600
     message = f"the oplog reaches {hours:.1f} h back: who was away longer gets a fresh sync"
+    if _is_whole(first):
+        return [Finding("ok", f"the oplog reaches {hours:.1f} h back, to its first entry: nothing is gone yet")]
     if hours < SHORT_WINDOW:
         remedy = "raise it: db.adminCommand({replSetResizeOplog: 1, minRetentionHours: 24})"
-        return [Finding("warning", message + " (a young server's is still short)", remedy)]
+        return [Finding("warning", message, remedy)]
     return [Finding("ok", message)]
 
 
@@ -105,7 +120,10 @@ async def _mapped(link: Link, mapping: Collection) -> list[Finding]:
         except BackendError as error:
             said, _, remedy = str(error).partition("; run in mongosh: ")
             findings.append(Finding("error", said, remedy))
-    if unusable := await mapping.unusable(link):
+    unusable = await mapping.unusable(link)
+    if unusable is None:
+        findings.append(Finding("ok", f"collection {name!r} is too large to count documents that cannot be items"))
+    elif unusable:
         said = f"{unusable} documents of {name!r} cannot be items: {mapping.group!r} or {mapping.id!r} is missing or of"
         findings.append(Finding("warning", f"{said} another type", "correct them, or set group_type and id_type"))
     return findings or [Finding("ok", f"collection {name!r} keeps images, and its ids are unique")]

@@ -52,6 +52,13 @@ def is_conflict(error: BaseException) -> bool:
     )
 
 
+def is_reply(error: BaseException) -> bool:
+    """Whether a server that is and stays the primary said it."""
+    return (
+        isinstance(error, OperationFailure) and code_of(error) not in _STATE and not isinstance(error, NotPrimaryError)
+    )
+
+
 def unreachable(what: str, address: str) -> BackendUnavailable:
     """The error of a call that never reached the server."""
     return BackendUnavailable(f"mongodb: {what}, at {address}; is the server running, and the address right?")

@@ -44,8 +44,7 @@ class History:
     async def now(self) -> Timestamp:
         """The cluster time of the last operation that a majority has."""
         command = {"find": self._rooms.marks, "limit": 1, "singleBatch": True, "readConcern": {"level": "majority"}}
-        time: Timestamp = (await self._link.run(command))["operationTime"]
-        return time
+        return self._link.time_of(await self._link.run(command), write=False)
 
     async def floor(self, room: Room) -> str:
         """The oldest position that can still be read from."""
@@ -80,14 +79,13 @@ class History:
             raise await self._expired(room, position, "lies ahead of the store")
         if place.number == 1:
             raise await self._expired(room, position, "is no change's")
-        if self._retention.age is not None or place.number:
-            floor = await self.floor(room) if self._retention.age is not None else await self._mark(room)
-            if floor is not None and position < floor:
-                raise PositionExpired(
-                    f"mongodb: the history of stream {room.stream!r} after this position is no longer kept",
-                    position=position,
-                    floor=floor,
-                )
+        floor = await self.floor(room) if self._retention.age is not None else await self._mark(room)
+        if floor is not None and position < floor:
+            raise PositionExpired(
+                f"mongodb: the history of stream {room.stream!r} after this position is no longer kept",
+                position=position,
+                floor=floor,
+            )
         return place
 
     async def timestamp(self, place: Place) -> float:
@@ -115,15 +113,29 @@ class History:
                 del written.places[:-kept]
                 self._wanted[room.stream] = max(old, self._wanted.get(room.stream, ""))
 
+    async def begin(self, room: Room) -> None:
+        """Give all history up: every position that anybody has is before the mark, and all that come are behind it."""
+        touch = [{"q": {"_id": room.stream}, "u": {"$inc": {"begun": 1}}, "upsert": True}]
+        command = {"update": self._rooms.marks, "updates": touch, "writeConcern": MAJORITY}
+        time = self._link.time_of(await self._link.run(command, write=True), write=True)
+        await self._move({room.stream: end(time).position(room.identity)})
+
     async def trim(self) -> None:
         """Move the marks of streams that have more history than is to be kept."""
         wanted, self._wanted = self._wanted, {}
         if not wanted:
             return
+        await self._move(
+            {
+                stream: floor
+                for stream, floor in wanted.items()
+                if (room := self._rooms.known(stream)) is not None and floor.endswith(room.identity)
+            }
+        )
+
+    async def _move(self, floors: dict[str, str]) -> None:
         updates = [
-            {"q": {"_id": stream}, "u": {"$max": {"floor": floor}}, "upsert": True}
-            for stream, floor in wanted.items()
-            if (room := self._rooms.known(stream)) is not None and floor.endswith(room.identity)
+            {"q": {"_id": stream}, "u": {"$max": {"floor": floor}}, "upsert": True} for stream, floor in floors.items()
         ]
         if updates:
             await self._link.run(

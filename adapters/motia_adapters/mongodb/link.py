@@ -13,7 +13,9 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from motia_adapters.mongodb.failures import failure
+from bson import Timestamp
+
+from motia_adapters.mongodb.failures import failure, is_reply
 from motia_adapters.mongodb.mapped.values import CODEC
 from motia_adapters.mongodb.options import MongoOptions
 from motia_core.errors import BackendError, BackendUnavailable, OutcomeUnknown
@@ -29,12 +31,13 @@ class Link:
     def __init__(self, options: MongoOptions, timeout: float, name: str) -> None:
         self.options = options
         self.timeout = timeout
-        self.address = options.address
+        self.address = options.address if options.client is None else _address(options.client, options.database)
         self._name = name
         self._client: Any = None
         self._database: Any = None
         self._calls: dict[asyncio.Future[Any], Any] = {}
         """What is under way, with its session."""
+        self._tells_time = True
 
     @property
     def is_open(self) -> bool:
@@ -89,16 +92,52 @@ class Link:
         self, command: Mapping[str, Any], *, session: Any = None, database: str | None = None, uncancelled: bool = False
     ) -> Any:
         """Like `run`, with the driver's own errors. ``uncancelled``: nobody cancels the task that asks."""
+        if not self._tells_time:
+            await self.until_it_tells_time()
         target = self._database if database is None else self._client[database]
         work = target.command(command, session=session, codec_options=CODEC)
-        if uncancelled and self.options.client is None:  # our own clients have time limits of their own
-            reply = await work
-        else:
-            reply = await self._call(work, self.timeout + GRACE, session)
+        try:
+            if uncancelled and self.options.client is None:  # our own clients have time limits of their own
+                reply = await work
+            else:
+                reply = await self._call(work, self.timeout + GRACE, session)
+        except Exception as error:
+            if not is_reply(error):
+                self._tells_time = False  # it may have started anew
+            raise
         if "writeConcernError" in reply:
             said = reply["writeConcernError"].get("errmsg", "")
             raise OutcomeUnknown(f"mongodb: no majority confirmed a write in time ({said}), at {self.address}")
         return reply
+
+    async def until_it_tells_time(self) -> None:
+        """Wait until replies carry their cluster time: a server with access control has none just after it started.
+
+        Raises `BackendUnavailable` or `BackendError`.
+        """
+        end = asyncio.get_running_loop().time() + self.timeout
+        while True:
+            try:
+                reply = await self._call(self._client.admin.command("hello"), self.timeout + GRACE)
+            except Exception as error:
+                raise failure(error, self.address, write=False) from error
+            if "operationTime" in reply:
+                break
+            if asyncio.get_running_loop().time() > end:
+                raise BackendUnavailable(f"mongodb: the server at {self.address} tells no cluster times yet; try again")
+            await asyncio.sleep(0.05)
+        self._tells_time = True
+
+    def time_of(self, reply: Any, *, write: bool) -> Timestamp:
+        """The cluster time of a command. Raises `OutcomeUnknown` or `BackendUnavailable` if its reply has none."""
+        time: Timestamp | None = reply.get("operationTime")
+        if time is None:
+            self._tells_time = False
+            said = f"mongodb: the server at {self.address} has just started, and told no cluster time"
+            raise (
+                OutcomeUnknown(f"{said} of a write that it did") if write else BackendUnavailable(f"{said}; try again")
+            )
+        return time
 
     async def _call(self, work: Any, timeout: float, session: Any = None) -> Any:
         """The result of a call of the driver, in time.
@@ -172,7 +211,7 @@ class Link:
             await self._call(session.commit_transaction(), 2 * self.timeout + GRACE, session)
         except Exception as error:
             raise failure(error, self.address, write=True, committing=True) from error
-        return session.operation_time
+        return self.time_of({"operationTime": session.operation_time}, write=True)
 
     async def read_all(self, command: Mapping[str, Any]) -> tuple[list[Any], Any]:
         """All documents of a ``find`` or ``aggregate``, and the cursor of the first reply."""
@@ -197,6 +236,12 @@ class Link:
         if cursor and self._client is not None:
             with contextlib.suppress(Exception):
                 await self.send({"killCursors": collection, "cursors": [cursor]}, session=session)
+
+
+def _address(client: Any, database: str) -> str:
+    """Where a client of the user's leads."""
+    servers = sorted(client.topology_description.server_descriptions())
+    return f"mongodb://{','.join(f'{host}:{port}' if port else host for host, port in servers)}/{database}"
 
 
 def _client_class(driver: str) -> Any:

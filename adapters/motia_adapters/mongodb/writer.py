@@ -84,7 +84,7 @@ class Writer:
         reply = await self._link.run(
             {"insert": self._rooms.events, "documents": [document], "writeConcern": MAJORITY}, write=True
         )
-        return self._event_result(room, write, reply["operationTime"], 1)
+        return self._event_result(room, write, self._link.time_of(reply, write=True), 1)
 
     async def _one(self, room: Room, write: Write) -> WriteResult | None:
         """A set or delete of one item."""
@@ -125,7 +125,9 @@ class Writer:
         count = before["c"] + 1 if "c" in before else seed
         old = before.get("v")
         told = Told("create" if old is None else "update", write.group, write.id, write.json, version_of(count, nonce))
-        return self._result(room, told, None if old is None else documents.json_of(old), reply["operationTime"], 1)
+        return self._result(
+            room, told, None if old is None else documents.json_of(old), self._link.time_of(reply, write=True), 1
+        )
 
     async def replace(self, room: Room, write: Write, state: State) -> WriteResult | None:
         """Write over a known state; ``None``: the item is in another one by now. Raises what `resolve` raises."""
@@ -143,7 +145,7 @@ class Writer:
             if reply["writeErrors"][0]["code"] in (DUPLICATE, 112):
                 return None
             raise refused(reply["writeErrors"][0], self._link.address)
-        return self.told(room, step, reply["operationTime"], 1) if reply["n"] else None
+        return self.told(room, step, self._link.time_of(reply, write=True), 1) if reply["n"] else None
 
     async def read(self, room: Room, write: Write) -> State:
         """The item as a majority has it."""

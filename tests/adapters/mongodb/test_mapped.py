@@ -239,3 +239,19 @@ async def test_a_dropped_collection_expires_its_positions(lab: Any) -> None:
     await lab.eventually(works, "the new collection to be used")
     with pytest.raises(PositionExpired):
         await lab.log(adapter, result.position)
+
+
+async def test_a_collection_too_large_to_search_is_mapped_all_the_same(
+    lab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "motia_adapters.mongodb.mapped.mapping.COUNTING", 0.001
+    )  # seconds: in place of a huge collection
+    adapter, orders = await _map(lab)
+    await orders.insert_many([{"customer": "ada", "n": n} for n in range(100_000)])
+    again = await lab.connect(lab.servers[0].url, mapped=MappedOptions(collection="orders", group_field="customer"))
+    await again.prepare(lab.docs)
+    assert any("too large to count" in finding.message for finding in await again.diagnose())
+    start = await adapter.head(lab.docs)
+    await orders.insert_one({"_id": "x", "customer": "bob"})
+    assert [(change.type, change.id) for change in await lab.log(adapter, start)] == [("create", "x")]

@@ -105,6 +105,27 @@ async def test_history_that_rolled_over_is_expired_and_never_skipped(lab: Any) -
     assert [change.position for change in await lab.log(adapter, head)] == [last.position]
 
 
+async def test_a_new_history_is_begun_by_hand(lab: Any) -> None:
+    server = await lab.serve()
+    adapter = await lab.connect(server.url)
+    first = await lab.put(adapter, "x", {"n": 0})
+    head = await adapter.head(lab.docs)
+    running = Reader(adapter.watch(lab.docs, head))
+    await running.count(1)
+    await adapter.begin_history(lab.docs)
+    for position in (first.position, head):
+        with pytest.raises(PositionExpired) as caught:
+            await lab.log(adapter, position)
+        assert caught.value.floor is not None
+        assert caught.value.floor > head
+    begun = await adapter.head(lab.docs)
+    second = await lab.put(adapter, "x", {"n": 1})
+    assert [change.position for change in await lab.log(adapter, begun)] == [second.position]
+    seen = await running.until(lambda batches: any(batch.changes for batch in batches))  # who watches goes on
+    assert [change.position for batch in seen for change in batch.changes] == [second.position]
+    await running.stop()
+
+
 async def test_connections_that_are_cut_lose_nothing(lab: Any) -> None:
     server = await lab.serve()
     async with Proxy(server.port) as proxy:

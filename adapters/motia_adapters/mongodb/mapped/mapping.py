@@ -9,14 +9,17 @@ from typing import Any, NamedTuple
 
 import orjson
 from bson import Int64, ObjectId
+from pymongo.errors import ExecutionTimeout
 
 from motia_adapters.mongodb.link import Link
 from motia_adapters.mongodb.mapped.values import to_json
 from motia_adapters.mongodb.options import IdType, MappedOptions
-from motia_core.errors import BackendError, InvalidName, InvalidValue
+from motia_core.errors import BackendError, BackendUnavailable, InvalidName, InvalidValue
 from motia_core.names import check_id
 from motia_core.values import decode
 
+COUNTING = 2.0
+"""Seconds in which a collection is searched for documents that cannot be items."""
 GONE = "gone"
 """The version of a delete."""
 _HEX = re.compile(r"[0-9a-f]{24}\Z")
@@ -160,12 +163,16 @@ class Collection:
             f"{{{self.group}: 1, {self.id}: 1}}, {{unique: true}})"
         )
 
-    async def unusable(self, link: Link) -> int:
-        """Documents that the filter takes and that cannot be items."""
-        reply = await link.run(
-            {"count": self.collection, "query": {**self.options.filter, "$nor": [self.where()]}, "limit": 1_000_000}
-        )
-        return int(reply["n"])
+    async def unusable(self, link: Link) -> int | None:
+        """Documents that the filter takes and that cannot be items; ``None``: the collection is too large to look."""
+        query = {**self.options.filter, "$nor": [self.where()]}
+        limit = max(1, round(min(COUNTING, link.timeout / 2) * 1000))
+        try:
+            return int((await link.run({"count": self.collection, "query": query, "maxTimeMS": limit}))["n"])
+        except BackendUnavailable as error:
+            if isinstance(error.__cause__, ExecutionTimeout):
+                return None
+            raise
 
 
 def version_of(json: bytes) -> str:

@@ -37,6 +37,14 @@ class Plan:
     new: Found | None
 
 
+class _Turn:
+    """Who writes to one item: one after the other."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.wanted = 0
+
+
 class MappedWriter(Writer):
     """The writes of the mapped stream."""
 
@@ -45,7 +53,7 @@ class MappedWriter(Writer):
     def of(self, mapping: Collection) -> MappedWriter:
         """The writer, for this collection."""
         self.mapping = mapping
-        self._turns: dict[tuple[str, str | None], asyncio.Lock] = {}
+        self._turns: dict[tuple[str, str | None], _Turn] = {}
         self._last: dict[tuple[str, str | None], tuple[str, Place]] = {}
         return self
 
@@ -60,12 +68,14 @@ class MappedWriter(Writer):
         if write.kind == "event":
             return [await self._send(room, write)]
         key = (write.group, write.id)
-        turn = self._turns.setdefault(key, asyncio.Lock())  # else our own writers would race each other
+        turn = self._turns.setdefault(key, _Turn())  # else our own writers would race each other
+        turn.wanted += 1
         try:
-            async with turn:
+            async with turn.lock:
                 return await self._repeat(room, writes)
         finally:
-            if not turn.locked() and not turn._waiters and self._turns.get(key) is turn:
+            turn.wanted -= 1
+            if not turn.wanted:
                 del self._turns[key]
 
     async def _repeat(self, room: Room, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
@@ -160,7 +170,7 @@ class MappedWriter(Writer):
             raise failure(error, self._link.address, write=True) from error
         if self._raced(reply) or not reply["n"]:
             return None
-        return reply["operationTime"], True
+        return self._link.time_of(reply, write=True), True
 
     async def _several(self, room: Room, plans: Sequence[Plan]) -> tuple[Timestamp, bool] | None:
         doing = [plan for plan in plans if plan.kind is not None]
