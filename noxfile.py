@@ -56,6 +56,8 @@ def typing(session: nox.Session) -> None:
     """mypy in strict mode, and pyright."""
     install(session, *INSTALL, "--group", "typing")
     session.run("mypy", "motia_core", "adapters", "tests", "scripts")
+    contrib = HERE / "plugins_contrib" / "motia-postgres" / "src"
+    session.run("mypy", str(contrib), env={"MYPYPATH": str(contrib)})
     session.run("pyright", "motia_core", "adapters")
 
 

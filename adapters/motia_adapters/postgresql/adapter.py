@@ -185,7 +185,17 @@ class PostgresqlAdapter(Adapter):
         with self._bells.listen(reads.namespace, reads.name, after) as bell:
             while self.database.is_open:
                 bell.event.clear()
-                batch, more = await reads.changes(after)
+                more = bool(bell.offered)
+                offered = reads.offered(after, bell.offered.popleft()) if more and not bell.look else None
+                if offered is not None:
+                    more, batch = bool(bell.offered), offered
+                elif more or bell.look or pause is not None:
+                    bell.look = False
+                    bell.offered.clear()
+                    batch, more = await reads.changes(after)
+                    bell.look = bell.look or more
+                else:
+                    batch = Batch((), after)
                 if batch.changes or not begun:
                     begun = True
                     bell.position = after = batch.position

@@ -1,4 +1,6 @@
-"""Who waits for a stream's news. A bell only says "look": one that is lost costs time and no change.
+"""Who waits for a stream's news. A bell says "look": one that is lost costs time and no change.
+
+News of a small write brings its changes. A watch that stands right before them takes them; any other looks.
 
 Two things ring: the database's own news (`Database.wakeups`), and a look at the heads of
 all watched streams, in one call, which is all there is while no news comes in.
@@ -9,19 +11,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
 import orjson
 
-from motia_adapters.postgresql.database import Database
+from motia_adapters.postgresql.database import Database, News
 from motia_core.errors import MotiaError
 
 HEALTHY = 1.0
 """Seconds between two looks while news comes in."""
 DEAF = 0.25
 """Seconds between two looks while none can."""
+OFFERED = 64
+"""Pieces of news that a watch may leave unread; beyond, it reads the log."""
 _SLOWEST = 5.0  # seconds between two attempts to connect, at most
 
 _log = logging.getLogger(__name__)
@@ -33,6 +38,18 @@ class Bell:
 
     position: str
     event: asyncio.Event = field(default_factory=asyncio.Event)
+    look: bool = True
+    """Whether the log is to be read."""
+    offered: deque[News] = field(default_factory=deque)
+    """Changes that came with the news."""
+
+    def ring(self, news: News | None = None) -> None:
+        """Have the watch look, or take what the news brings."""
+        if news is not None and news.before is not None and len(self.offered) < OFFERED:
+            self.offered.append(news)
+        else:
+            self.look = True
+        self.event.set()
 
 
 class Bells:
@@ -88,8 +105,8 @@ class Bells:
                             self._hearing = True
                             self._ring_all()  # what happened before it could be heard
                         else:
-                            for bell in self._bells.get(stream, ()):
-                                bell.event.set()
+                            for bell in self._bells.get((stream.namespace, stream.stream), ()):
+                                bell.ring(stream)
             except Exception as error:  # whatever it is: the looks go on
                 _log.debug("%s: no news: %r", self._database.name, error)
             self._hearing = False
@@ -119,12 +136,12 @@ class Bells:
             place = None if head is None else f"{head[0]:014x}-{head[1]:014x}"
             for bell in self._bells.get((namespace, name), ()):
                 if bell.position != place:
-                    bell.event.set()
+                    bell.ring()
 
     def _ring_all(self) -> None:
         for bells in self._bells.values():
             for bell in bells:
-                bell.event.set()
+                bell.ring()
 
 
 async def rung(bell: Bell, seconds: float | None) -> None:

@@ -6,11 +6,23 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from motia_adapters.postgresql.failures import Trouble, closed, failure
+from motia_adapters.postgresql.places import Place
 from motia_core.adapter import Finding, Migration
 from motia_core.errors import MotiaError
+
+
+class News(NamedTuple):
+    """A stream has changes; perhaps these."""
+
+    namespace: str
+    stream: str
+    before: Place | None = None
+    """The place that the rows come right after."""
+    rows: Sequence[Sequence[Any]] = ()
+    """As in `motia.changes`."""
 
 
 class Database(ABC):
@@ -57,8 +69,8 @@ class Database(ABC):
         """What a driver's error says; for anything that is no driver's error, ``lost``."""
 
     @abstractmethod
-    def wakeups(self) -> AsyncGenerator[tuple[str, str] | None, None]:
-        """Yield ``None`` once news can come in, then ``(namespace, stream)`` for each stream that has some.
+    def wakeups(self) -> AsyncGenerator[News | None, None]:
+        """Yield ``None`` once news can come in, then the news.
 
         Ends, or raises, when the connection for it is lost; the caller begins again. News may
         be lost: nothing but time depends on it.

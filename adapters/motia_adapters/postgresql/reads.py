@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from motia_adapters.postgresql.database import Database
+from motia_adapters.postgresql.database import Database, News
 from motia_adapters.postgresql.places import Place, parse_position
 from motia_core.errors import BackendError, BackendUnavailable, PositionExpired
 from motia_core.model import Batch, Change, Item, Snapshot
@@ -119,11 +119,26 @@ class Reads:
             raise PositionExpired(
                 "the history after this position is gone, or was never this store's", position=after, floor=floor
             )
-        changes = tuple(self._change(row) for row in found["rows"])
-        for number, row in enumerate(found["rows"], 1):
+        changes = self.told(place, found["rows"])
+        return Batch(changes, changes[-1].position if changes else after), len(changes) == PAGE
+
+    def offered(self, after: str, news: News) -> Batch | None:
+        """What news brings to whoever has read up to a position: nothing new, or ``None`` if the log is to be read."""
+        place = parse_position(after)
+        if place is None or news.before is None or place.seq < news.before.seq:
+            return None
+        if place == news.before:
+            changes = self.told(place, news.rows)
+            return Batch(changes, changes[-1].position)
+        last = Place(*news.rows[-1][:2])
+        return Batch((), after) if last.epoch == place.epoch and last.seq <= place.seq else None
+
+    def told(self, place: Place, rows: Sequence[Sequence[Any]]) -> tuple[Change, ...]:
+        """The changes right after a place. Raises `BackendError` if one is missing."""
+        for number, row in enumerate(rows, 1):
             if row[1] != place.seq + number:
                 raise BackendError(f"{self._database.name}: the log of stream {self._shown!r} has a hole at {row[1]}")
-        return Batch(changes, changes[-1].position if changes else after), len(changes) == PAGE
+        return tuple(self._change(row) for row in rows)
 
     def _change(self, row: Sequence[Any]) -> Change:
         epoch, seq, ts, type, group, id, raw, event = row

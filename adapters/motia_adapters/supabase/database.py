@@ -14,7 +14,7 @@ from postgrest.exceptions import APIError
 from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
-from motia_adapters.postgresql.database import Database
+from motia_adapters.postgresql.database import Database, News
 from motia_adapters.postgresql.failures import Trouble
 from motia_adapters.postgresql.migrations import apply
 from motia_adapters.supabase.options import SupabaseOptions
@@ -121,7 +121,7 @@ class SupabaseDatabase(Database):
             return Trouble("unreachable", said)
         return Trouble("lost", said)
 
-    async def wakeups(self) -> AsyncGenerator[tuple[str, str] | None, None]:
+    async def wakeups(self) -> AsyncGenerator[News | None, None]:
         """A connection to Realtime for as long as it lasts: whoever asked begins anew."""
         if not self.listening:
             await asyncio.Event().wait()
@@ -129,7 +129,7 @@ class SupabaseDatabase(Database):
         unshown = Unshown(self._key)
         _sockets_log.addFilter(unshown)
         socket = AsyncRealtimeClient(url, self._key, auto_reconnect=False, timeout=round(_JOINING))
-        news: asyncio.Queue[tuple[str, str] | str | None] = asyncio.Queue()
+        news: asyncio.Queue[News | str | None] = asyncio.Queue()
 
         def state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
             news.put_nowait(None if state == RealtimeSubscribeStates.SUBSCRIBED else _ENDED)
@@ -139,7 +139,7 @@ class SupabaseDatabase(Database):
             if isinstance(payload, Mapping):
                 found = payload.get("namespace"), payload.get("stream")
                 if isinstance(found[0], str) and isinstance(found[1], str):
-                    news.put_nowait((found[0], found[1]))
+                    news.put_nowait(News(found[0], found[1]))
 
         config: Any = {"config": {"broadcast": {"ack": False, "self": False}, "presence": None, "private": True}}
         channel = socket.channel(TOPIC, config)

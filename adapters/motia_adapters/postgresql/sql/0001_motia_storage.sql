@@ -33,6 +33,13 @@ CREATE UNLOGGED TABLE motia.alive (
     epoch    bigint NOT NULL
 );
 
+-- Anybody may LISTEN to a channel whose name they know, and news may carry values: the name is a secret.
+CREATE TABLE motia.news (
+    one     boolean PRIMARY KEY DEFAULT true CHECK (one),
+    channel text NOT NULL DEFAULT 'motia_' || replace(gen_random_uuid()::text, '-', '')
+);
+INSERT INTO motia.news DEFAULT VALUES;
+
 CREATE TABLE motia.stream (
     id          integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     namespace   text COLLATE "C" NOT NULL,
@@ -74,6 +81,7 @@ CREATE SEQUENCE motia.unlogged;          -- versions of streams without a log
 ALTER TABLE motia.migration ENABLE ROW LEVEL SECURITY;
 ALTER TABLE motia.server ENABLE ROW LEVEL SECURITY;
 ALTER TABLE motia.alive ENABLE ROW LEVEL SECURITY;
+ALTER TABLE motia.news ENABLE ROW LEVEL SECURITY;
 ALTER TABLE motia.stream ENABLE ROW LEVEL SECURITY;
 ALTER TABLE motia.item ENABLE ROW LEVEL SECURITY;
 ALTER TABLE motia.log ENABLE ROW LEVEL SECURITY;
@@ -114,8 +122,20 @@ BEGIN
     RETURN v_epoch;
 END $$;
 
-CREATE FUNCTION motia.wake(p_namespace text, p_stream text) RETURNS void
-LANGUAGE sql VOLATILE AS $$ SELECT pg_notify('motia', json_build_array(p_namespace, p_stream)::text) $$;
+CREATE FUNCTION motia.channel() RETURNS json
+-- What to LISTEN to. Each piece of news is a JSON list: namespace, stream, and perhaps, of a small write, the place
+-- [epoch, seq] before it and its rows, as in motia.changes: whoever stands at that place need not read.
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$ SELECT to_json(channel) FROM motia.news $$;
+
+CREATE FUNCTION motia.notify(p_namespace text, p_stream text, p_rows text) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    SELECT pg_notify(channel, CASE WHEN octet_length(carried) < 7900 THEN carried ELSE bare END)
+    FROM motia.news, json_build_array(p_namespace, p_stream) AS b(made),
+        LATERAL (SELECT made::text, left(made::text, -1) || ', ' || p_rows || ']') AS n(bare, carried)
+$$;
+
+CREATE FUNCTION motia.wake(p_namespace text, p_stream text, p_rows text DEFAULT NULL) RETURNS void
+LANGUAGE sql VOLATILE AS $$ SELECT motia.notify(p_namespace, p_stream, p_rows) $$;
 
 CREATE FUNCTION motia.tail(s motia.stream, OUT epoch bigint, OUT seq bigint, OUT ts bigint)
 -- The last entry of a stream's log, or what it was before it was trimmed away.
@@ -201,6 +221,7 @@ DECLARE
     v_ts bigint;
     v_now bigint;
     v_first bigint;
+    v_before bigint;
     v_number integer := 0;
     v_place integer;
     v_places bigint[] := '{}';
@@ -215,9 +236,10 @@ BEGIN
     s := motia.locked(p_namespace, p_stream);
     v_epoch := motia.epoch();
     IF p_logged THEN
-        SELECT l.seq, l.ts INTO v_seq, v_ts FROM motia.log AS l WHERE l.stream = s.id ORDER BY l.seq DESC LIMIT 1;
+        SELECT l.epoch, l.seq, l.ts INTO v_before, v_seq, v_ts
+            FROM motia.log AS l WHERE l.stream = s.id ORDER BY l.seq DESC LIMIT 1;
         IF NOT FOUND THEN
-            SELECT floor_seq, floor_ts INTO STRICT v_seq, v_ts FROM motia.stream WHERE id = s.id;
+            SELECT floor_epoch, floor_seq, floor_ts INTO STRICT v_before, v_seq, v_ts FROM motia.stream WHERE id = s.id;
         END IF;
     ELSE
         v_ts := 0;
@@ -329,8 +351,11 @@ BEGIN
         v_out := v_out || CASE WHEN v_conflict IS NOT NULL THEN '{"c":' || v_conflict || '}'
                                ELSE '{"r":[' || array_to_string(v_results, ',') || ']}' END;
     END LOOP;
-    IF p_logged AND v_seq <> v_first THEN
-        PERFORM motia.wake(p_namespace, p_stream);
+    IF p_logged AND v_seq > v_first THEN
+        PERFORM motia.wake(p_namespace, p_stream, CASE WHEN v_seq - v_first <= 4 AND octet_length(p_units) < 6000 THEN (
+            SELECT json_build_array(v_before, v_first)::text || ', [' || string_agg(
+                json_build_array(epoch, seq, ts, type, grp, id, value::text, event)::text, ', ' ORDER BY seq) || ']'
+            FROM motia.log WHERE stream = s.id AND seq > v_first) END);
     END IF;
     RETURN ('[' || array_to_string(v_out, ',') || ']')::json;
 END $$;

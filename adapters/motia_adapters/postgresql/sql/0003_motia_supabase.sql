@@ -23,11 +23,11 @@ GRANT EXECUTE ON FUNCTION motia.stream_id(text, text), motia.readable(text, text
     motia.readable_rows(text, text, text, text), motia.key_names(text, text) TO authenticated;
 CREATE POLICY "names of streams" ON motia.stream FOR SELECT TO authenticated USING (true);
 
-CREATE OR REPLACE FUNCTION motia.wake(p_namespace text, p_stream text) RETURNS void
+CREATE OR REPLACE FUNCTION motia.wake(p_namespace text, p_stream text, p_rows text DEFAULT NULL) RETURNS void
 -- News travels by Realtime's broadcast, on the private channel "motia"; a write never fails for want of it.
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    PERFORM pg_notify('motia', json_build_array(p_namespace, p_stream)::text);
+    PERFORM motia.notify(p_namespace, p_stream, p_rows);
     PERFORM realtime.send(jsonb_build_object('namespace', p_namespace, 'stream', p_stream), 'change', 'motia', true);
 EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'motia: Realtime was not told: %', SQLERRM;

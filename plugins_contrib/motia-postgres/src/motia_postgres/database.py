@@ -11,15 +11,14 @@ from typing import Any, ClassVar
 
 import asyncpg
 import orjson
-from motia_adapters.postgresql.database import Database
+from motia_adapters.postgresql.database import Database, News
 from motia_adapters.postgresql.failures import Trouble
 from motia_adapters.postgresql.migrations import apply, quoted
+from motia_adapters.postgresql.places import Place
 
 from motia_core.adapter import Finding, Migration
 from motia_postgres.options import PostgresOptions
 
-CHANNEL = "motia"
-"""What the SQL functions notify."""
 PING = 5.0
 """Seconds between two looks whether the listening connection is alive."""
 _GONE = ("57P01", "57P02", "57P03")  # the server went away, whatever it was doing
@@ -167,25 +166,26 @@ class AsyncpgDatabase(Database):
             return found if found.kind == "refused" else Trouble("unreachable", found.message)
         if isinstance(error, asyncpg.PostgresError):
             code = error.sqlstate or ""
-            kind = "lost" if code in _GONE or code.startswith("08") else "refused"
-            return Trouble(kind, str(error), code, error.detail or "")
+            lost = code in _GONE or code.startswith("08")
+            return Trouble("lost" if lost else "refused", str(error), code, error.detail or "")
         said = str(error) or type(error).__name__
         return Trouble("lost", f"timed out: {said}" if isinstance(error, TimeoutError) else said)
 
-    async def wakeups(self) -> AsyncGenerator[tuple[str, str] | None, None]:
+    async def wakeups(self) -> AsyncGenerator[News | None, None]:
         """LISTEN on a connection of its own."""
         if self._pool is None or self._options.pooler:
             await asyncio.Event().wait()
         assert self._pool is not None
         connection = await self._pool.connect()
-        news: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue()
+        news: asyncio.Queue[News] = asyncio.Queue()
 
         def hear(_: object, __: int, ___: str, payload: object) -> None:
-            found = orjson.loads(str(payload))
-            news.put_nowait((found[0], found[1]))
+            namespace, stream, *rest = orjson.loads(str(payload))
+            news.put_nowait(News(namespace, stream, Place(*rest[0]), rest[1]) if rest else News(namespace, stream))
 
         try:
-            await connection.add_listener(CHANNEL, hear)
+            channel = orjson.loads(await connection.fetchval(f"SELECT {quoted(self.schema)}.channel()"))
+            await connection.add_listener(channel, hear)
             yield None
             while not connection.is_closed():
                 try:
@@ -222,7 +222,7 @@ class AsyncpgDatabase(Database):
                 async for stream in news:
                     if stream is None:
                         await self._notify(token)
-                    elif stream == ("doctor", token):
+                    elif stream[:2] == ("doctor", token):
                         heard = True
                         break
         except Exception as error:
@@ -237,4 +237,7 @@ class AsyncpgDatabase(Database):
     async def _notify(self, token: str) -> None:
         assert self._pool is not None
         async with self._pool.connection() as connection:
-            await connection.fetchval("SELECT pg_notify($1, $2)", CHANNEL, orjson.dumps(["doctor", token]).decode())
+            await connection.fetchval(
+                f"SELECT pg_notify({quoted(self.schema)}.channel() #>> '{{}}', $1)",
+                orjson.dumps(["doctor", token]).decode(),
+            )
