@@ -124,8 +124,9 @@ async def _mapped(link: Link, mapping: Collection) -> list[Finding]:
     if unusable is None:
         findings.append(Finding("ok", f"collection {name!r} is too large to count documents that cannot be items"))
     elif unusable:
-        said = f"{unusable} documents of {name!r} cannot be items: {mapping.group!r} or {mapping.id!r} is missing or of"
-        findings.append(Finding("warning", f"{said} another type", "correct them, or set group_type and id_type"))
+        said = f"{unusable} documents of {name!r} cannot be items: {mapping.group!r} or {mapping.id!r} is missing, of"
+        said += " another type, or no text that can name an item"
+        findings.append(Finding("warning", said, "correct them, or set group_type and id_type"))
     return findings or [Finding("ok", f"collection {name!r} keeps images, and its ids are unique")]
 
 

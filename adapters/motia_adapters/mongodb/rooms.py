@@ -143,7 +143,7 @@ class Rooms:
         if unusable:
             _log.warning(
                 "mongodb: %d documents of collection %r cannot be items and are not shown: their %r or %r is missing,"
-                " or of another type",
+                " of another type, or no text that can name an item",
                 unusable, mapping.collection, mapping.group, mapping.id,
             )  # fmt: skip
         return Room(stream.name, mapping.collection, _identity(found), True)

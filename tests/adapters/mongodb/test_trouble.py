@@ -20,6 +20,7 @@ from motia_core.errors import (
     OutcomeUnknown,
     PositionExpired,
 )
+from motia_core.model import Write
 from motia_core.testing.harness import Reader
 from motia_core.testing.proxy import Proxy
 from motia_core.testing.servers import MongoDB, free_port
@@ -225,3 +226,16 @@ async def test_values_and_documents_over_the_limit_are_refused(lab: Any) -> None
     assert await adapter.get(lab.docs, "g", "x") is None
     async with aclosing(adapter.watch(lab.docs, await adapter.head(lab.docs))) as batches:
         assert not (await anext(batches)).changes
+
+
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+@pytest.mark.parametrize("option", ["readPreference=secondaryPreferred", "timeoutMS=20000", "w=0", "retryWrites=true"])
+async def test_what_an_url_says_of_reading_writing_and_time_breaks_nothing(lab: Any, driver: str, option: str) -> None:
+    server = await lab.serve()
+    adapter = await lab.connect(f"{server.url}&{option}", driver=driver)
+    start = await adapter.head(lab.docs)
+    reader = Reader(adapter.watch(lab.docs, start))
+    await adapter.write(lab.docs, [Write("set", "g", f"{n}", b"{}") for n in range(200)])
+    assert len(await adapter.list(lab.docs, "g", after=None, limit=None)) == 200
+    await reader.until(lambda batches: sum(len(batch.changes) for batch in batches) == 200)
+    await reader.stop()
