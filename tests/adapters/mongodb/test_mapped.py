@@ -182,6 +182,15 @@ async def test_what_a_collection_cannot_hold_is_refused_and_nothing_written(lab:
         await lab.put(adapter, "z", {"n": 9}, group="ada")
 
 
+async def test_doctor_asks_for_an_index_that_finds_a_group(lab: Any) -> None:
+    adapter, orders = await lab.map()
+    said = "no index of 'orders' begins with 'customer'"
+    findings = [finding for finding in await adapter.diagnose() if finding.message.startswith(said)]
+    assert [finding.remedy for finding in findings] == ["db['orders'].createIndex({customer: 1})"]
+    await orders.create_index([("customer", 1), ("placed", 1)])
+    assert not any(finding.message.startswith(said) for finding in await adapter.diagnose())
+
+
 async def test_filter_fields_and_integer_ids(lab: Any) -> None:
     adapter, orders = await lab.map(id_type="int", filter={"kind": "order"}, fields=["n"], include_ids=False)
     await orders.insert_many([{"_id": n, "customer": "ada", "kind": "order", "n": n, "secret": 1} for n in (2, 10, 9)])

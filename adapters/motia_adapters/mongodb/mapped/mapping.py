@@ -170,7 +170,7 @@ class Collection:
 
     async def unusable(self, link: Link) -> int | None:
         """Documents that the filter takes and that cannot be items; ``None``: the collection is too large to look."""
-        types = ((self.group, self.options.group_type), (self.id, self.options.id_type))
+        types: tuple[tuple[str, IdType], ...] = ((self.group, self.options.group_type), (self.id, self.options.id_type))
         named = {"$expr": {"$and": [_is_name(field, kind) for field, kind in types]}}
         query = {**self.options.filter, "$nor": [{**self.where(), **named}]}
         limit = max(1, round(min(COUNTING, link.timeout / 2) * 1000))
