@@ -53,6 +53,8 @@ class Rooms:
 
     def check(self) -> None:
         """Raise `ConfigError` for a namespace that no collection's name can hold."""
+        if self._namespace == "system":
+            raise ConfigError("mongodb: namespace 'system' is MongoDB's own; take another")
         if "$" in self._namespace or "\x00" in self._namespace or len(self._namespace.encode()) > 100:
             raise ConfigError(
                 f"mongodb: namespace {self._namespace!r} must have no '$' and no NUL, and 100 bytes at most"

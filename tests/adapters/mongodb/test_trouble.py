@@ -57,7 +57,7 @@ def test_urls_become_options() -> None:
 
 
 def test_options_that_do_not_fit_are_refused_and_passwords_never_shown() -> None:
-    for options in ({"database": "a.b"}, {"driver": "other"}, {"url": "http://h"}, {"nonsense": 1}):
+    for options in ({"database": "a.b"}, {"database": "local"}, {"driver": "other"}, {"url": "http://h"}, {"nonsense": 1}):
         with pytest.raises(ValidationError):
             MongoOptions(**options)
     with pytest.raises(ValidationError, match="two fields"):
@@ -82,9 +82,10 @@ async def test_no_server_fails_in_time(lab: Any) -> None:
 async def test_a_namespace_that_no_collection_can_have_is_refused(lab: Any) -> None:
     from motia_adapters.mongodb.adapter import MongoAdapter
 
-    adapter = MongoAdapter(StorageSettings("default", namespace="a$b"), MongoOptions())
-    with pytest.raises(ConfigError, match="must have no"):
-        await adapter.open()
+    for namespace, said in [("a$b", "must have no"), ("system", "MongoDB's own")]:
+        adapter = MongoAdapter(StorageSettings("default", namespace=namespace), MongoOptions())
+        with pytest.raises(ConfigError, match=said):
+            await adapter.open()
 
 
 async def test_history_that_rolled_over_is_expired_and_never_skipped(lab: Any) -> None:
