@@ -141,6 +141,12 @@ async def _mapped(link: Link, mapping: Collection) -> list[Finding]:
     if not found:
         return [Finding("error", f"there is no collection {name!r}", "create it, or correct mapped.collection")]
     findings: list[Finding] = []
+    options = found[0].get("options", {})
+    if mapping.options.enable_images and not options.get("changeStreamPreAndPostImages", {}).get("enabled"):
+        findings.append(
+            Finding("ok", f"collection {name!r} keeps no images yet: they are turned on at the first start")
+        )
+        options["changeStreamPreAndPostImages"] = {"enabled": True}
     for check in (lambda: mapping.check_names(found[0]), lambda: mapping.check_unique(link)):
         try:
             waiting = check()

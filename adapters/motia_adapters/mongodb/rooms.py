@@ -132,7 +132,9 @@ class Rooms:
                 f"mongodb: there is no collection {mapping.collection!r} in the database at {self._link.address}:"
                 " create it, or correct mapped.collection"
             )
-        if mapping.options.enable_images and not found["options"].get("changeStreamPreAndPostImages"):
+        if mapping.options.enable_images and not found["options"].get("changeStreamPreAndPostImages", {}).get(
+            "enabled"
+        ):
             await self._link.run(
                 {"collMod": mapping.collection, "changeStreamPreAndPostImages": {"enabled": True},
                  "writeConcern": MAJORITY}

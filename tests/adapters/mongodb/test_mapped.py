@@ -182,6 +182,19 @@ async def test_what_a_collection_cannot_hold_is_refused_and_nothing_written(lab:
         await lab.put(adapter, "z", {"n": 9}, group="ada")
 
 
+async def test_images_are_turned_on_where_they_are_wanted_and_doctor_says_so_before(lab: Any) -> None:
+    adapter, orders = await lab.map(images=False, enable_images=True)
+    findings = await adapter.diagnose()
+    assert [finding.message for finding in findings if finding.level == "error"] == []
+    assert any("turned on at the first start" in finding.message for finding in findings)
+    await adapter.prepare(lab.docs)
+    assert not any("turned on" in finding.message for finding in await adapter.diagnose())
+    start = await adapter.head(lab.docs)
+    await orders.insert_one({"_id": "x", "customer": "ada"})
+    await orders.delete_one({"_id": "x"})
+    assert [change.type for change in await lab.log(adapter, start)] == ["create", "delete"]
+
+
 async def test_doctor_asks_for_an_index_that_finds_a_group(lab: Any) -> None:
     adapter, orders = await lab.map()
     said = "no index of 'orders' begins with 'customer'"

@@ -57,7 +57,13 @@ def test_urls_become_options() -> None:
 
 
 def test_options_that_do_not_fit_are_refused_and_passwords_never_shown() -> None:
-    for options in ({"database": "a.b"}, {"database": "local"}, {"driver": "other"}, {"url": "http://h"}, {"nonsense": 1}):
+    for options in (
+        {"database": "a.b"},
+        {"database": "local"},
+        {"driver": "other"},
+        {"url": "http://h"},
+        {"nonsense": 1},
+    ):
         with pytest.raises(ValidationError):
             MongoOptions(**options)
     with pytest.raises(ValidationError, match="two fields"):
