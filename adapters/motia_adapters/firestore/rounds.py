@@ -40,9 +40,9 @@ class Unit:
 
 @dataclass(slots=True)
 class _Outcome:
-    """What a write will have done: the number of its change in the commit, and the values."""
+    """What a write will have done: the number of its change in the commit (``None``: it needs none), and the values."""
 
-    number: int
+    number: int | None
     type: str
     group: str
     id: str | None
@@ -128,6 +128,10 @@ class Round:
         new = write.resolve(state.json)
         if new is None and not exists:
             return None
+        if new is not None and exists and not self.layout.tells_equal and self.layout.alike(key, state, new):
+            return _Outcome(None, "u", group, id, state.json, new)
+        if new is not None:
+            self.layout.check(key, new)
         kind = "d" if new is None else "u" if exists else "c"
         expires = 0
         if new is not None:
@@ -194,16 +198,23 @@ class Round:
         """What each unit's writes did."""
         places = self._places()
         times = [e.time_of(i) for e in self.entries for i in range(1, len(e.changes) + 1)]
+        ranks = {} if self.layout.keeps_log else self._ranks()
 
         def result(outcome: _Outcome | None) -> WriteResult | None:
             if outcome is None:
                 return None
-            if self.layout.keeps_log:
+            key = (outcome.group, outcome.id or "")
+            if outcome.number is None:
+                state = self.before[key]
+                version, position = state.version or "", self.layout.position(micros(state.updated), 1)
+                timestamp = micros(state.updated) / 1000
+            elif self.layout.keeps_log:
                 position = version = places[outcome.number].position
                 timestamp = times[outcome.number]
             else:
-                position = version = self.layout.position(self.commit_time)
-                timestamp = self.commit_time / 1000
+                rank = ranks[outcome.number]
+                position = self.layout.position(self.commit_time, rank)
+                version, timestamp = f"{self.commit_time:016x}", (self.commit_time + rank - 1) / 1000
             if outcome.type == "e":
                 version = ""
             type = _TYPES[outcome.type]
@@ -213,3 +224,17 @@ class Round:
 
     def _places(self) -> list[Place]:
         return [entry.place(index) for entry in self.entries for index in range(1, len(entry.changes) + 1)]
+
+    def _ranks(self) -> dict[int, int]:
+        """Where times are the order: the place of each change among those of the commit, as every reader sees it."""
+        order = sorted(
+            range(len(self.changes)), key=lambda number: rank_of(self.changes[number], self.layout.name, number)
+        )
+        return {number: rank for rank, number in enumerate(order, 1)}
+
+
+def rank_of(change: Told, name: Any, number: int) -> tuple[bool, bytes, int]:
+    """Items come by the names of their documents, events after them as they were sent."""
+    if change.type == "e":
+        return (True, b"", number)
+    return (False, name((change.group, change.id)).encode(), 0)

@@ -41,6 +41,8 @@ class Writer:
         self._races = 0.0
         self._took = 0.0
         self._task: asyncio.Task[None] | None = None
+        self.committing = asyncio.Lock()
+        """Held from when a commit is sent until `on_commit` knows of it."""
         self.on_commit: Callable[[Round], None] | None = None
         """Told of each commit before its callers are."""
         self.written = 0
@@ -154,12 +156,13 @@ class Writer:
             messages = round.messages(self._head)
             started = asyncio.get_running_loop().time()
             try:
-                reply = await self._connection.commit(messages)
+                async with self.committing:
+                    reply = await self._connection.commit(messages)
+                    self._learn(round, round.finish(reply))
             except LostRace:
                 self._lose(self._running)
                 return
             self._took = asyncio.get_running_loop().time() - started
-            self._learn(round, round.finish(reply))
         elif not fresh:
             # What was known from before may be out of date: nothing has proved it.
             self._known.drop(keys)
