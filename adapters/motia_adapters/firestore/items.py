@@ -64,12 +64,12 @@ class Layout(ABC):
     def deadline(self, key: Key, expires: int) -> Any:
         """The write that keeps (or with 0 removes) the record of an item's deadline."""
 
-    def check(self, key: Key, json: bytes) -> None:
-        """Raise `InvalidValue` for a value that the documents cannot hold."""
-        return
+    def fields(self, key: Key, before: State, json: bytes) -> Any:
+        """The document's own fields for a new value, where they are another program's. Raises `InvalidValue`."""
+        return None
 
-    def position(self, at: int, rank: int) -> str:
-        """The position of a change where times are the order: its commit's (µs), and its rank there."""
+    def position(self, at: int, left: int = 0) -> str:
+        """The position of a change where times are the order: that of its commit (µs), and how many follow in it."""
         return f"{at:016x}"
 
     def alike(self, key: Key, before: State, json: bytes) -> bool:

@@ -15,7 +15,7 @@ from motia_adapters.firestore.items import Key, Known, Layout, State
 from motia_adapters.firestore.log import Log
 from motia_adapters.firestore.names import Paths
 from motia_adapters.firestore.rounds import Round, Unit
-from motia_core.errors import BackendError, Conflict, MotiaError, OutcomeUnknown
+from motia_core.errors import BackendError, BackendUnavailable, Conflict, MotiaError, OutcomeUnknown
 from motia_core.model import Write, WriteResult
 
 MAX_WRITES = 250
@@ -137,8 +137,13 @@ class Writer:
         return taken
 
     def _late(self, unit: Unit) -> MotiaError:
-        if unit.attempts:
+        if unit.attempts > 1:
             return _lost(unit)
+        if unit.attempts:  # one race in all that time: it was the server that took it
+            return BackendUnavailable(
+                f"firestore: a write was not done at {self._connection.address} within"
+                f" {self._connection.timeout:g} s, as the server was away or slow (nothing was written: try again)"
+            )
         return unreachable(self._connection.address, self._connection.timeout)
 
     async def _perform(self, units: Sequence[Unit]) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
 from motia_adapters.firestore.items import NOTHING, Key, Layout, State, version_at
+from motia_adapters.firestore.mapped.rewriting import check_size, rewritten
 from motia_adapters.firestore.mapped.template import Template
-from motia_adapters.firestore.mapped.values import same, to_json, to_values
+from motia_adapters.firestore.mapped.values import same, to_json
 from motia_adapters.firestore.wire import WriteMessage, removed
 from motia_core.errors import BackendError, InvalidName
 from motia_core.model import Item
@@ -17,14 +17,7 @@ from motia_core.names import check_id
 from motia_core.values import decode
 
 LAST = 0xFFF
-"""The rank of a position behind all changes of its time."""
-
-
-class Moment(NamedTuple):
-    """A place in the order: behind the change of a rank (from 1) in the commit of a time (µs)."""
-
-    time: int
-    rank: int
+"""The number in a position that lies behind all changes of its time."""
 
 
 class MappedLayout(Layout):
@@ -33,9 +26,11 @@ class MappedLayout(Layout):
     keeps_log = False
     tells_equal = False
 
-    def __init__(self, template: Template, documents: str) -> None:
+    def __init__(self, template: Template, documents: str, history: str) -> None:
         self.template = template
         self.documents = documents
+        self.history = history
+        """The name of the document that holds `identity`."""
         self.identity = ""
         """What tells this history from one that it replaced: 12 hex digits."""
 
@@ -47,6 +42,10 @@ class MappedLayout(Layout):
         """Group and id of a document; ``None`` if it is not at the template's path, or has no id that items have."""
         key = self.template.keys(name[len(self.documents) + 1 :])
         return key if key is not None and all(map(_is_ordinary, key)) else None
+
+    def is_at_path(self, name: str) -> bool:
+        """Whether a document is where items are, whatever its group and id; collections elsewhere may share a name."""
+        return self.template.keys(name[len(self.documents) + 1 :]) is not None
 
     def state(self, document: Any) -> State:
         """A document's fields, and the JSON that stands for them."""
@@ -64,17 +63,20 @@ class MappedLayout(Layout):
         key = self.key(document.name)
         return None if key is None else Item(*key, self.json(document), version_at(document.update_time))
 
-    def check(self, key: Key, json: bytes) -> None:
-        """Raise `InvalidValue` for what Firestore cannot hold."""
-        to_values(decode(json), self.documents)
+    def fields(self, key: Key, before: State, json: bytes) -> dict[str, Any]:
+        """What is in the new value as it was keeps its native value. Raises `InvalidValue` for what cannot be held."""
+        old = None if before.json is None else decode(before.json)
+        made = rewritten(decode(json), old, before.fields or {}, self.documents)
+        check_size(self.template.path(*key), made)
+        return made
 
     def message(self, key: Key, before: State, after: State, now: int) -> Any:
-        """Fields whose JSON is what it was keep their native value, whatever type it is of."""
+        """The document as a whole, if it was last changed when we think it was."""
         if after.json is None:
             return removed(self.name(key), after=before.updated)
         message = WriteMessage()
         message.update.name = self.name(key)
-        for field, value in self._fields(before, after.json).items():
+        for field, value in after.fields.items():
             message.update.fields[field].CopyFrom(value)
         if before.updated is None:
             message.current_document.exists = False
@@ -90,18 +92,16 @@ class MappedLayout(Layout):
         """Whether the document would be what it is."""
         return before.json is not None and same(decode(before.json), decode(json))
 
-    def position(self, at: int, rank: int) -> str:
-        """As the core knows it."""
-        return f"{at:016x}{min(rank, LAST):03x}{self.identity}"
+    def position(self, at: int, left: int = 0) -> str:
+        """``TIME NUMBER IDENTITY`` in hex digits: 16, 3 and 12; ``NUMBER`` is `LAST` behind all changes of a time."""
+        return f"{at:016x}{max(LAST - left, 0):03x}{self.identity}"
 
-    def _fields(self, before: State, json: bytes) -> Mapping[str, Any]:
-        item: dict[str, Any] = decode(json)
-        if before.json is None:
-            return to_values(item, self.documents)
-        old: dict[str, Any] = decode(before.json)
-        kept = {name for name, member in item.items() if name in old and same(member, old[name])}
-        fields = to_values({name: member for name, member in item.items() if name not in kept}, self.documents)
-        return {**fields, **{name: before.fields[name] for name in kept}}
+    def time_of(self, position: str) -> int:
+        """The time of a position (µs). Raises `ValueError` for what is none of this history's."""
+        time, number = int(position[:16], 16), int(position[16:19], 16)
+        if position != f"{time:016x}{number:03x}{self.identity}":
+            raise ValueError(position)
+        return time
 
 
 def _is_ordinary(text: str) -> bool:

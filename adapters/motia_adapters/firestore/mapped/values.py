@@ -33,15 +33,15 @@ _EPOCH = datetime.datetime(1970, 1, 1)
 
 def to_json(fields: Mapping[str, Any], documents: str) -> dict[str, Any]:
     """The fields of a document as a JSON object. ``documents`` begins the names of this database's documents."""
-    return {name: _from_value(value, documents) for name, value in fields.items()}
+    return {name: from_value(value, documents) for name, value in fields.items()}
 
 
 def to_values(item: Mapping[str, Any], documents: str) -> dict[str, Any]:
     """A JSON object as Firestore's values. Raises `InvalidValue` with the path of what it cannot hold."""
     values = {}
     for name, member in item.items():
-        path = _checked(name, "$")
-        values[name] = _to_value(member, path, 1, documents)
+        path = checked_name(name, "$")
+        values[name] = to_value(member, path, 1, documents)
     return values
 
 
@@ -58,12 +58,13 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _from_value(value: Any, documents: str) -> Any:
+def from_value(value: Any, documents: str) -> Any:
+    """One of Firestore's values as JSON."""
     kind = value.WhichOneof("value_type")
     if kind is None or kind == "null_value":
         return None
     if kind == "array_value":
-        return [_from_value(member, documents) for member in value.array_value.values]
+        return [from_value(member, documents) for member in value.array_value.values]
     if kind == "map_value":
         return to_json(value.map_value.fields, documents)
     found = getattr(value, kind)
@@ -81,7 +82,13 @@ def _from_value(value: Any, documents: str) -> Any:
     return found
 
 
-def _to_value(member: Any, path: str, depth: int, documents: str) -> Any:
+def is_tagged(member: Any) -> bool:
+    """Whether a JSON value stands for one of a type that JSON lacks."""
+    return isinstance(member, dict) and len(member) == 1 and next(iter(member)) in _TAGS
+
+
+def to_value(member: Any, path: str, depth: int, documents: str) -> Any:
+    """A JSON value, ``depth`` levels deep (from 1), as one of Firestore's. Raises `InvalidValue`."""
     value = Value()
     if member is None:
         value.null_value = 0
@@ -94,17 +101,17 @@ def _to_value(member: Any, path: str, depth: int, documents: str) -> Any:
     elif isinstance(member, str):
         value.string_value = member
     else:
-        if depth > DEPTH:
-            raise InvalidValue(f"Firestore takes {DEPTH} levels of maps and arrays at most", path=path)
+        check_depth(depth, path)
         if isinstance(member, list):
             _put_array(value, member, path, depth, documents)
-        elif len(member) == 1 and (tag := next(iter(member))) in _TAGS:
-            _TAGS[tag](value, member[tag], path, documents)
+        elif is_tagged(member):
+            ((tag, given),) = member.items()
+            _TAGS[tag](value, given, path, documents)
         else:
             value.map_value.SetInParent()
             for name, inner in member.items():
-                there = _checked(name, path)
-                value.map_value.fields[name].CopyFrom(_to_value(inner, there, depth + 1, documents))
+                there = checked_name(name, path)
+                value.map_value.fields[name].CopyFrom(to_value(inner, there, depth + 1, documents))
     return value
 
 
@@ -114,10 +121,17 @@ def _put_array(value: Any, members: list[Any], path: str, depth: int, documents:
         there = f"{path}[{number}]"
         if isinstance(member, list):
             raise InvalidValue("Firestore takes no array right inside another one: put an object between", path=there)
-        value.array_value.values.append(_to_value(member, there, depth + 1, documents))
+        value.array_value.values.append(to_value(member, there, depth + 1, documents))
 
 
-def _checked(name: str, path: str) -> str:
+def check_depth(depth: int, path: str) -> None:
+    """Raise `InvalidValue` for a map or an array that is too deep inside others."""
+    if depth > DEPTH:
+        raise InvalidValue(f"Firestore takes {DEPTH} levels of maps and arrays at most", path=path)
+
+
+def checked_name(name: str, path: str) -> str:
+    """The path of a field. Raises `InvalidValue` for a name that Firestore does not take."""
     if not name or _RESERVED.fullmatch(name) or len(name.encode()) > 1_500:
         raise InvalidValue(f"Firestore takes no field named {name[:64]!r}", path=path)
     return f"{path}.{name}"
