@@ -46,7 +46,7 @@ class Channel:
         self._channel: Any = None
         self._stubs: dict[str, Any] = {}
         self._away = False
-        self._closing: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Future[Any]] = set()
 
     @property
     def address(self) -> str:
@@ -88,16 +88,17 @@ class Channel:
         channel, self._channel, self._stubs = self._channel, None, {}
         if channel is not None:
             await channel.close(None)
-        if self._closing:
-            for task in list(self._closing):
+        if self._ending:
+            _, late = await asyncio.wait(self._ending, timeout=_SHORT)
+            for task in late:
                 task.cancel()
-            await asyncio.gather(*self._closing, return_exceptions=True)
+            await asyncio.gather(*late, return_exceptions=True)
 
     # -- inside ------------------------------------------------------------------------
 
     def _connect(self) -> None:
         assert self.account is not None
-        self._channel = self.account.channel(self.options.emulator, _CHANNEL_OPTIONS)
+        self._channel = self.account.channel(self.options, _CHANNEL_OPTIONS)
         self._stubs = {}
 
     def _stub(self, method: str) -> Any:
@@ -146,6 +147,14 @@ class Channel:
             return
         old = self._channel
         self._connect()
-        task = asyncio.ensure_future(old.close(self.timeout))
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._leave(asyncio.ensure_future(old.close(self.timeout)))
+
+    def _leave(self, task: asyncio.Future[Any]) -> None:
+        """Let something end by itself, and not outlive this channel."""
+        self._ending.add(task)
+        task.add_done_callback(self._left)
+
+    def _left(self, task: asyncio.Future[Any]) -> None:
+        self._ending.discard(task)
+        if not task.cancelled():
+            task.exception()  # nobody asks any more how it ended

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -12,9 +12,9 @@ import grpc
 from motia_adapters.firestore.channel import Channel
 from motia_adapters.firestore.credentials import find_account
 from motia_adapters.firestore.failures import (
-    PASSING,
     closed,
     is_lost_race,
+    may_pass,
     read_failed,
     write_failed,
 )
@@ -139,11 +139,11 @@ class Connection(Channel):
             left = max(0.001, deadline - loop.time())
             try:
                 call = self._stub(method)(request, timeout=left, metadata=self.metadata)
-                return [answer async for answer in _answers(call)]
+                return await self._answers(call)
             except grpc.aio.AioRpcError as error:
                 if not self.is_open:
                     raise closed(self.address) from error
-                if error.code() not in PASSING or loop.time() + _AGAIN >= deadline:
+                if not may_pass(error) or loop.time() + _AGAIN >= deadline:
                     self._suspect(error)
                     # What the server said before says more than that there was no time for another try.
                     cause = told if told and error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else error
@@ -152,6 +152,19 @@ class Connection(Channel):
             except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:
                 raise closed(self.address) from error
             await asyncio.sleep(_AGAIN)
+
+    async def _answers(self, call: Any) -> list[Any]:
+        """All that a call answers. Who gives up waiting ends the call, which is heard out nevertheless.
+
+        Else the driver would be told of its end by an event loop that may be closed by then.
+        """
+        task = asyncio.ensure_future(_all(call))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._leave(task)
+            call.cancel()
+            raise
 
     def _heard(self, stamp: Any) -> None:
         if stamp is None:
@@ -163,12 +176,8 @@ class Connection(Channel):
             self._offset -= min(self._offset - offset, 1.0)
 
 
-async def _answers(call: Any) -> AsyncIterator[Any]:
-    try:
-        async for answer in call:
-            yield answer
-    finally:
-        call.cancel()
+async def _all(call: Any) -> list[Any]:
+    return [answer async for answer in call]
 
 
 def as_backend_error(error: BaseException, address: str, doing: str) -> BackendError:

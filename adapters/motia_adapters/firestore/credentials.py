@@ -17,7 +17,6 @@ from google.cloud.firestore_v1.services.firestore.transports.grpc_asyncio import
 from motia_adapters.firestore.options import FirestoreOptions
 from motia_core.errors import BackendError
 
-ENDPOINT = "firestore.googleapis.com"
 SCOPES = ("https://www.googleapis.com/auth/datastore", "https://www.googleapis.com/auth/cloud-platform")
 PROJECT_VARIABLES = ("GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT")
 _REMEDY = (
@@ -34,12 +33,12 @@ class Account:
     source: str
     credentials: Any = None
 
-    def channel(self, emulator: str | None, options: list[tuple[str, Any]]) -> Any:
-        """A new gRPC channel."""
-        if emulator:
-            return grpc.aio.insecure_channel(emulator, options=options)
+    def channel(self, options: FirestoreOptions, settings: list[tuple[str, Any]]) -> Any:
+        """A new gRPC channel with these settings."""
+        if options.emulator:
+            return grpc.aio.insecure_channel(options.emulator, options=settings)
         return FirestoreGrpcAsyncIOTransport.create_channel(
-            ENDPOINT, credentials=self.credentials, scopes=SCOPES, options=options
+            options.endpoint, credentials=self.credentials, scopes=SCOPES, options=settings
         )
 
 

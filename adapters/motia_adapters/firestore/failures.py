@@ -11,8 +11,7 @@ _Code = grpc.StatusCode
 LOST = {_Code.ALREADY_EXISTS, _Code.FAILED_PRECONDITION, _Code.ABORTED}
 """A commit that met another state than it expected, or another commit: nothing was written."""
 _UNSURE = {_Code.DEADLINE_EXCEEDED, _Code.UNAVAILABLE, _Code.CANCELLED, _Code.INTERNAL, _Code.UNKNOWN, _Code.DATA_LOSS}
-PASSING = {_Code.UNAVAILABLE, _Code.INTERNAL, _Code.ABORTED}
-"""What a read may be tried again after."""
+_PASSING = {_Code.UNAVAILABLE, _Code.INTERNAL, _Code.ABORTED}
 _UNAVAILABLE = {*_UNSURE, _Code.RESOURCE_EXHAUSTED, _Code.ABORTED}
 
 _REMEDIES = {
@@ -24,12 +23,28 @@ _REMEDIES = {
     _Code.UNAVAILABLE: "is the network up, and the address right?",
     _Code.INVALID_ARGUMENT: "Firestore takes 1 MiB in a document and 10 MiB in a commit: write less at once",
 }
+_NO_TOKEN = "Getting metadata from plugin failed"
+"""How gRPC says that the credentials gave no access token, before anything was sent; its code is UNAVAILABLE."""
+_REFUSED_KEY = ("invalid_grant", "invalid_client", "unauthorized_client")
+"""How Google's token service refuses a key for good (RFC 6749, 5.2)."""
+
+
+def _code(error: grpc.aio.AioRpcError) -> grpc.StatusCode:
+    said = error.details() or ""
+    if _NO_TOKEN in said and any(word in said for word in _REFUSED_KEY):
+        return _Code.UNAUTHENTICATED
+    return error.code()
+
+
+def may_pass(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a read may be tried again."""
+    return _code(error) in _PASSING
 
 
 def sent_nothing(error: grpc.aio.AioRpcError) -> bool:
     """Whether the call never reached a server."""
     said = f"{error.details()} {error.debug_error_string()}"
-    return error.code() is _Code.UNAVAILABLE and "failed to connect" in said
+    return error.code() is _Code.UNAVAILABLE and ("failed to connect" in said or _NO_TOKEN in said)
 
 
 def is_lost_race(error: grpc.aio.AioRpcError) -> bool:
@@ -83,14 +98,16 @@ def copy_of(error: BackendError) -> BackendError:
 
 def _is_unavailable(error: BaseException) -> bool:
     if isinstance(error, grpc.aio.AioRpcError):
-        return error.code() in _UNAVAILABLE
+        return _code(error) in _UNAVAILABLE
     return isinstance(error, OSError | TimeoutError)
 
 
 def _made(kind: type[BackendError], error: BaseException, address: str, doing: str) -> BackendError:
     if isinstance(error, grpc.aio.AioRpcError):
-        said = f"{error.code().name}: {error.details()}"
-        remedy = _REMEDIES.get(error.code(), "")
+        said = f"{_code(error).name}: {error.details()}"
+        remedy = _REMEDIES.get(_code(error), "")
+        if _NO_TOKEN in said and kind is BackendUnavailable:
+            remedy = "the credentials could not be turned into an access token: is the way to Google's accounts open?"
     else:
         said = str(error) or type(error).__name__
         remedy = "check the credentials and the network"

@@ -104,6 +104,9 @@ class Listener:
         """End."""
         self._targets.clear()
         if self._task is not None:
+            if self._call is not None:  # what is being read ends with the call: the driver must not hear of it later
+                self._call.cancel()
+                await asyncio.wait([self._task], timeout=LONGEST_PAUSE)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
@@ -166,6 +169,9 @@ class Listener:
                         raise BackendError("firestore: a listener was sent a message that cannot be read")
                     self._hear(message)
             finally:
+                call.cancel()
+                self._requests.put_nowait(None)
+                await asyncio.wait([sender], timeout=LONGEST_PAUSE)
                 sender.cancel()
                 await asyncio.gather(sender, return_exceptions=True)
         finally:
@@ -173,8 +179,8 @@ class Listener:
             await _ended(call)
 
     async def _send(self, call: Any) -> None:
-        while True:
-            await call.write(await self._requests.get())
+        while (request := await self._requests.get()) is not None:
+            await call.write(request)
 
     def _hear(self, message: Any) -> None:
         kind = message.WhichOneof("response_type")

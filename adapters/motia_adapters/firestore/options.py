@@ -48,6 +48,8 @@ class FirestoreOptions(BaseModel):
     """The name of a ``firebase_admin`` app that this program has initialised: its project and credentials are used."""
     emulator: str | None = Field(default_factory=lambda: os.environ.get(EMULATOR_VARIABLE) or None)
     """``host:port`` of Google's emulator, which needs no credentials; from ``FIRESTORE_EMULATOR_HOST`` if left out."""
+    endpoint: str = "firestore.googleapis.com"
+    """Where Google's service is reached: another name for a region's or a private endpoint, as host or host:port."""
     root: str = "motia"
     """The top-level collection in which managed storage keeps everything."""
     poll: Annotated[float, Field(gt=0, le=3600)] = 10.0
@@ -69,6 +71,13 @@ class FirestoreOptions(BaseModel):
         if not _DATABASE.fullmatch(database):
             raise ValueError(f'{database!r} is no database id: "(default)", or lower-case letters, digits and hyphens')
         return database
+
+    @field_validator("endpoint", mode="after")
+    @classmethod
+    def _is_an_endpoint(cls, endpoint: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9.-]+(:\d{1,5})?", endpoint):
+            raise ValueError(f"{endpoint!r} is no host or host:port, as in firestore.googleapis.com (without https://)")
+        return endpoint
 
     @field_validator("root", mode="after")
     @classmethod

@@ -96,6 +96,16 @@ async def upkeep_done(docs: Stream[dict[str, Any]]) -> None:
     await eventually(looked, "the first look for expired items")
 
 
+async def listening(docs: Stream[dict[str, Any]]) -> None:
+    """Wait until the adapter's listener has heard all there was, which is billed: it may be later than a sync."""
+    listener: Any = docs.hub.adapter._listener  # type: ignore[attr-defined]
+
+    async def heard() -> bool:
+        return bool(listener._targets) and all(target.current for target in listener._targets.values())
+
+    await eventually(heard, "the listener to be up to date")
+
+
 @pytest_asyncio.fixture(loop_scope="session")
 async def lab(emulator: Firestore) -> AsyncGenerator[Lab, None]:
     async with AsyncExitStack() as stack:

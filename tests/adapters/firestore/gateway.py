@@ -37,6 +37,8 @@ class Gateway:
     swallow: Callable[[Any], bool] = lambda message: False
     """Which messages to listeners are kept back."""
     listeners: list[asyncio.Queue[bytes]] = field(default_factory=list)
+    authorized: Counter[str] = field(default_factory=Counter)
+    """Calls by what they were authorized with; the emulator is told that it was its owner."""
 
     def say(self, message: Any) -> None:
         """Send all listeners a message of our own, or bytes that are none."""
@@ -51,7 +53,7 @@ class Gateway:
     async def _unary(self, request: bytes, context: Any) -> bytes:
         await self._check("Commit", context)
         try:
-            reply = await self.upstream.unary_unary(f"/{SERVICE}/Commit")(request, metadata=_metadata(context))
+            reply = await self.upstream.unary_unary(f"/{SERVICE}/Commit")(request, metadata=self._metadata(context))
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details())
             raise
@@ -63,7 +65,7 @@ class Gateway:
         async def serve(request: bytes, context: Any) -> AsyncIterator[bytes]:
             await self._check(method, context)
             found = 0
-            call = self.upstream.unary_stream(f"/{SERVICE}/{method}")(request, metadata=_metadata(context))
+            call = self.upstream.unary_stream(f"/{SERVICE}/{method}")(request, metadata=self._metadata(context))
             async for answer in call:
                 found += _found(method, answer)
                 yield answer
@@ -81,7 +83,7 @@ class Gateway:
                 self.requests.append(ListenRequest.FromString(request))
                 yield request
 
-        call = self.upstream.stream_stream(f"/{SERVICE}/Listen")(asked(), metadata=_metadata(context))
+        call = self.upstream.stream_stream(f"/{SERVICE}/Listen")(asked(), metadata=self._metadata(context))
 
         async def pump() -> None:
             async for answer in call:
@@ -100,6 +102,12 @@ class Gateway:
             call.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
+    def _metadata(self, context: Any) -> tuple[tuple[str, str], ...]:
+        asked = dict(context.invocation_metadata())
+        self.authorized[asked.pop("authorization", "")] += 1
+        told = [(key, value) for key, value in asked.items() if not key.startswith("user-agent")]
+        return (*told, ("authorization", "Bearer owner"))
+
     async def _check(self, method: str, context: Any) -> None:
         self.billed[method] += 1
         if self.refuse is not None:
@@ -112,13 +120,9 @@ def _found(method: str, answer: bytes) -> int:
     return int(BatchGetResponse.FromString(answer).WhichOneof("result") is not None)
 
 
-def _metadata(context: Any) -> tuple[tuple[str, str], ...]:
-    return tuple((key, value) for key, value in context.invocation_metadata() if not key.startswith("user-agent"))
-
-
 @asynccontextmanager
-async def gateway(address: str) -> AsyncGenerator[Gateway, None]:
-    """A gateway in front of an emulator."""
+async def gateway(address: str, tls: grpc.ServerCredentials | None = None) -> AsyncGenerator[Gateway, None]:
+    """A gateway in front of an emulator; with TLS it answers to the name ``localhost``."""
     async with grpc.aio.insecure_channel(address) as upstream:
         made = Gateway(upstream)
         server = grpc.aio.server()
@@ -129,7 +133,7 @@ async def gateway(address: str) -> AsyncGenerator[Gateway, None]:
             "Listen": grpc.stream_stream_rpc_method_handler(made._listen),
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        made.port = server.add_insecure_port("127.0.0.1:0")
+        made.port = server.add_secure_port("localhost:0", tls) if tls else server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
             yield made

@@ -9,7 +9,7 @@ import pytest
 
 from motia_core.streams import Stream
 from motia_core.testing import Reader
-from tests.adapters.firestore.conftest import Lab, upkeep_done
+from tests.adapters.firestore.conftest import Lab, listening, upkeep_done
 
 
 class Bill:
@@ -71,6 +71,7 @@ async def test_reads_and_joins(lab: Lab) -> None:
     assert bill.since() == (3, 0, 0)
     readers = [Reader(docs.watch("g"))]
     await readers[0].count(1)
+    await listening(docs)
     first = bill.since()
     assert first[1:] == (0, 0)
     assert 11 <= first[0] <= 15, "the group's items, the log's end, and what begins the watch"
@@ -102,6 +103,7 @@ async def test_a_change_costs_the_same_however_long_the_log_is(lab: Lab, length:
     readers = [Reader(docs.watch("g")) for _ in range(50)]
     for reader in readers:
         await reader.count(1)
+    await listening(docs)
     await docs.set("g", "x", {"n": 0})
     for reader in readers:
         await reader.count(2)
