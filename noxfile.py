@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import tomllib
 from pathlib import Path
 
 import nox
 
 HERE = Path(__file__).parent
-PROJECT = tomllib.loads((HERE / "pyproject.toml").read_text())
 BACKENDS = ["memory", "sqlite", "redis", "firestore", "mongodb", "supabase", "postgres"]
 SERVERS = {"supabase": "postgres"}
 """The server that a backend's tests need, where its name is another."""
@@ -99,24 +96,12 @@ def build_wheel(session: nox.Session) -> Path:
 @nox.session
 def minimum(session: nox.Session) -> None:
     """The tests with the lowest version of each direct dependency that we claim to work with."""
-    pins = Path(session.create_tmp()).resolve() / "minimum.txt"
-    pins.write_text("".join(f"{pin}\n" for pin in lowest_versions()))
-    install(session, *INSTALL, "--constraint", str(pins))
-    session.run("python", "-m", "pytest", *session.posargs)
-
-
-def lowest_versions() -> list[str]:
-    """``name==bound`` for every ``name>=bound`` among the dependencies and extras."""
-    project = PROJECT["project"]
-    groups = [project["dependencies"], *project["optional-dependencies"].values()]
-    found = {}
-    for requirement in (line for group in groups for line in group):
-        match = re.match(r"([A-Za-z0-9_-]+)(?:\[[^]]*\])?>=([0-9.]+)", requirement)
-        if match:
-            found[match[1]] = f"{match[1]}=={match[2]}"
-        elif not requirement.startswith("motia-core["):
-            raise ValueError(f"{requirement!r} has no lower bound")
-    return sorted(found.values())
+    session.install("uv>=0.9")
+    lowest = ("--resolution", "lowest-direct", "--python", str(Path(session.bin) / "python"))
+    session.run("uv", "pip", "install", "--quiet", *lowest, *INSTALL)
+    # Google's older drivers warn that they will not know today's Python for ever.
+    google = ("-W", "ignore:You are using a Python version:FutureWarning")
+    session.run("python", "-m", "pytest", *google, *session.posargs)
 
 
 @nox.session

@@ -119,7 +119,7 @@ def test_a_trigger_without_a_step_is_shown_and_can_be_dropped(cli: Cli, start: S
         (("dead-letters", "show", "work/stream/document", "x"), "there is no trigger 'work/stream/document'"),
         (("dead-letters", "retry", TRIGGER, "nope"), "there is no dead letter 'nope'"),
         (("dead-letters", "drop", TRIGGER), "name the dead letters, or say --all"),
-        (("triggers", "resize", TRIGGER, "0"), "be greater than or equal to 1"),
+        (("triggers", "resize", TRIGGER, "0"), "Invalid value for"),
     ],
 )
 def test_mistakes_are_one_clear_line(

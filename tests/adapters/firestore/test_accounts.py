@@ -77,7 +77,7 @@ class Google:
         """What a program with these options says, in an environment without other credentials."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("GOOGLE_", "FIRESTORE_"))}
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-W", "error", "-c", CLIENT),
+            *(sys.executable, "-W", "error", "-W", "ignore::FutureWarning", "-c", CLIENT),
             json.dumps({"endpoint": f"localhost:{self.gateway.port}", **options}),
             env={**kept, "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(self.roots), **(environment or {})},
             stdout=asyncio.subprocess.PIPE,

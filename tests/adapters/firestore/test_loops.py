@@ -45,7 +45,16 @@ print("done")
 async def test_loops_do_not_get_into_each_others_way(emulator: Firestore) -> None:
     """What is left of a call when its loop ends would be told to a loop that is closed, and hold up the others."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-c", PROGRAM, emulator.url.removeprefix("http://")),
+        *(
+            sys.executable,
+            "-W",
+            "error",
+            "-W",
+            "ignore::FutureWarning",
+            "-c",
+            PROGRAM,
+            emulator.url.removeprefix("http://"),
+        ),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
