@@ -204,6 +204,22 @@ async def test_doctor_asks_for_an_index_that_finds_a_group(lab: Any) -> None:
     assert not any(finding.message.startswith(said) for finding in await adapter.diagnose())
 
 
+async def test_an_id_that_is_unique_by_itself_is_in_one_group_only(lab: Any) -> None:
+    server = await lab.serve()
+    orders = lab.client(server.url)["shop"]["orders"]
+    await orders.database.create_collection("orders", changeStreamPreAndPostImages={"enabled": True})
+    await orders.create_index("code", unique=True)
+    adapter, _ = await lab.map(server=server, id_field="code", include_ids=False)
+    await lab.put(adapter, "x", {"n": 1}, group="ada")
+    with pytest.raises(Conflict, match="belongs to group 'ada'"):
+        await lab.put(adapter, "x", {"n": 2}, group="bob")
+    await orders.create_index("customer", unique=True)  # one item for each customer
+    with pytest.raises(InvalidValue, match="refuses it"):
+        await lab.put(adapter, "y", {"n": 2}, group="ada")
+    await lab.put(adapter, "x", {"n": 3}, group="ada")
+    assert [(order["code"], order["n"]) for order in await orders.find().to_list()] == [("x", 3)]
+
+
 async def test_filter_fields_and_integer_ids(lab: Any) -> None:
     adapter, orders = await lab.map(id_type="int", filter={"kind": "order"}, fields=["n"], include_ids=False)
     await orders.insert_many([{"_id": n, "customer": "ada", "kind": "order", "n": n, "secret": 1} for n in (2, 10, 9)])

@@ -78,6 +78,8 @@ class Collection:
         self.options = options
         self.collection = options.collection
         self.group, self.id = options.group_field, options.id_field
+        self.alone = self.id == "_id"
+        """Whether an id is unique by itself, and so in one group only."""
 
     def names(self, group: str, id: str | None) -> tuple[Any, Any]:
         """Group and id as they are stored. Raises `InvalidName`."""
@@ -157,11 +159,12 @@ class Collection:
         if self.id == "_id":
             return
         indexes, _ = await link.read_all({"listIndexes": self.collection})
-        for index in indexes:
-            keys = set(index["key"])
-            whole = index.get("unique") and "partialFilterExpression" not in index
-            if whole and self.id in keys and keys <= {self.group, self.id}:
-                return
+        unique = [
+            set(index["key"]) for index in indexes if index.get("unique") and "partialFilterExpression" not in index
+        ]
+        self.alone = {self.id} in unique
+        if self.alone or {self.group, self.id} in unique:
+            return
         raise BackendError(
             f"mongodb: in collection {self.collection!r} no unique index says that {self.group!r} and {self.id!r} name"
             f" one document; run in mongosh: db[{self.collection!r}].createIndex("

@@ -129,8 +129,8 @@ class MappedWriter(Writer):
         wanted = [{mapping.group: group, mapping.id: id} for group, id in pairs if id is not None]
         if not wanted:
             return [None] * len(writes)
-        if mapping.id == "_id":  # an id is in one group only: see whose it is
-            match: Any = {"_id": {"$in": [entry["_id"] for entry in wanted]}}
+        if mapping.alone:  # an id is in one group only: see whose it is
+            match: Any = {mapping.id: {"$in": [entry[mapping.id] for entry in wanted]}}
         else:
             match = wanted[0] if len(wanted) == 1 else {"$or": wanted}
         command = {"find": mapping.collection, "filter": match, "readConcern": {"level": "majority"},
@@ -140,7 +140,7 @@ class MappedWriter(Writer):
         for raw in found:
             stored = Stored.of(raw)
             by_id[_key(mapping, stored.document)] = stored
-        return [None if id is None else by_id.get(id if mapping.id == "_id" else (group, id)) for group, id in pairs]
+        return [None if id is None else by_id.get(id if mapping.alone else (group, id)) for group, id in pairs]
 
     def _plan(self, write: Write, stored: Stored | None) -> Plan:
         mapping = self.mapping
@@ -250,8 +250,10 @@ class MappedWriter(Writer):
         if not errors:
             return False
         error = errors[0]
-        if error["code"] == DUPLICATE and set(error.get("keyPattern", {})) <= {self.mapping.group, self.mapping.id}:
-            return True
+        if error["code"] == DUPLICATE:
+            keys = set(error.get("keyPattern", {}))
+            if self.mapping.id in keys and keys <= {self.mapping.group, self.mapping.id}:
+                return True
         if error["code"] == DUPLICATE or error["code"] in _INVALID:
             raise InvalidValue(f"collection {self.mapping.collection!r} refuses it: {error.get('errmsg', '')}")
         if error["code"] == 112:
@@ -306,4 +308,4 @@ def _shows(before: Any, value: Any) -> bool:
 
 
 def _key(mapping: Collection, document: Any) -> Any:
-    return document["_id"] if mapping.id == "_id" else (document[mapping.group], document[mapping.id])
+    return document[mapping.id] if mapping.alone else (document[mapping.group], document[mapping.id])
