@@ -157,6 +157,14 @@ async def test_collections_that_cannot_be_mapped_are_refused_with_the_remedy(lab
     missing = await lab.connect(url, mapped=MappedOptions(**{**options, "collection": "nowhere"}))
     with pytest.raises(BackendError, match="there is no collection 'nowhere'"):
         await missing.prepare(lab.docs)
+    shop = lab.client(url)["shop"]
+    await shop.create_collection("view", viewOn="orders", pipeline=[])
+    await shop.create_collection("series", timeseries={"timeField": "t"})
+    await shop.create_collection("capped", capped=True, size=100_000)
+    for name, said in [("view", "is a view"), ("series", "is a timeseries"), ("capped", "is capped")]:
+        wrong = await lab.connect(url, mapped=MappedOptions(**{**options, "collection": name}))
+        with pytest.raises(BackendError, match=said):
+            await wrong.prepare(lab.docs)
     good = await lab.connect(url, mapped=MappedOptions(**options))
     await good.prepare(lab.docs)
     with pytest.raises(UnsupportedCapability, match="a storage of its own"):

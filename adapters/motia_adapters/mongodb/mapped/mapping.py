@@ -139,14 +139,17 @@ class Collection:
         kind = self.options.group_type if field == self.group else self.options.id_type
         return {"$type": BSON_TYPES[kind], "$not": {"$type": "array"}}  # $type looks into lists, too
 
-    def check_names(self, found: Mapping[str, Any]) -> None:
-        """Raise `BackendError` unless the collection (as ``listCollections`` has it) can be mapped."""
-        options = found.get("options", {})
+    def check_kind(self, found: Mapping[str, Any]) -> None:
+        """Raise `BackendError` unless it (as ``listCollections`` has it) is a plain collection."""
         if found.get("type", "collection") != "collection":
             raise BackendError(f"mongodb: {self.collection!r} is a {found['type']}; only collections can be mapped")
-        if options.get("capped"):
+        if found.get("options", {}).get("capped"):
             raise BackendError(f"mongodb: collection {self.collection!r} is capped and cannot be mapped")
-        if not options.get("changeStreamPreAndPostImages", {}).get("enabled"):
+
+    def check_images(self, found: Mapping[str, Any]) -> None:
+        """Raise `BackendError` unless the collection keeps pre- and post-images."""
+        self.check_kind(found)
+        if not found.get("options", {}).get("changeStreamPreAndPostImages", {}).get("enabled"):
             raise BackendError(
                 f"mongodb: collection {self.collection!r} keeps no pre- and post-images, without which"
                 " deletes and moves cannot be told; run in mongosh: db.runCommand({collMod: "

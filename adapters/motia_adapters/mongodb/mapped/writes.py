@@ -156,8 +156,8 @@ class MappedWriter(Writer):
             raise Conflict(f"item {write.id!r} belongs to group {mine.group!r} of this mapped collection")
         if document is not None and old is None and write.kind != "delete":
             raise InvalidValue(
-                f"the document with {mapping.id} {write.id!r} is there and is no item:"
-                " the mapping's filter leaves it out"
+                f"the document with {mapping.id} {write.id!r} is there and is no item of this mapping:"
+                " its filter, or the type of the group or id, leaves it out"
             )
         write.check(None if old is None else old.version)
         new = write.resolve(None if old is None else old.json)
