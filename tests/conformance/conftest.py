@@ -14,6 +14,7 @@ import pytest
 
 from motia_core.testing import Harness, world
 from tests.conformance.backends.firestore import Firestore
+from tests.conformance.backends.firestore_mapped import FirestoreMapped
 from tests.conformance.backends.mongodb import MongoDB, MongoDBMapped, MongoDBMotor
 from tests.conformance.backends.postgres import Postgres, PostgresMapped
 from tests.conformance.backends.redis import Redis, Redis62
@@ -31,6 +32,7 @@ BACKENDS: list[Any] = [
     Redis,
     Redis62,
     Firestore,
+    FirestoreMapped,
     MongoDB,
     MongoDBMapped,
     MongoDBMotor,
