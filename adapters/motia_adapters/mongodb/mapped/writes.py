@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bson import Timestamp, decode
-from bson.errors import InvalidBSON
-from bson.raw_bson import RawBSONDocument
+from bson import Timestamp
 
 from motia_adapters.mongodb import documents
 from motia_adapters.mongodb.capabilities import UPDATE_ATTEMPTS
 from motia_adapters.mongodb.failures import DUPLICATE, failure, is_conflict
 from motia_adapters.mongodb.link import MAJORITY
 from motia_adapters.mongodb.mapped.mapping import GONE, Collection, Found
-from motia_adapters.mongodb.mapped.values import SIMPLE, STRICT, same, to_bson, to_json
+from motia_adapters.mongodb.mapped.stored import Stored
+from motia_adapters.mongodb.mapped.values import SIMPLE, to_bson
 from motia_adapters.mongodb.places import Place, change, end
 from motia_adapters.mongodb.rooms import Room
 from motia_adapters.mongodb.writer import Writer, lost, pause, refused
@@ -37,38 +36,6 @@ class Plan:
     statement: Any
     old: Found | None
     new: Found | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A document as it was read: its bytes, which a write is guarded by, and what they hold."""
-
-    raw: RawBSONDocument
-    document: dict[str, Any]
-
-    @classmethod
-    def of(cls, raw: RawBSONDocument) -> Stored:
-        """Raises `InvalidValue` if it holds text that is none: it could not be written back as it is."""
-        try:
-            return cls(raw, decode(raw.raw, STRICT))
-        except InvalidBSON as error:
-            raise InvalidValue(f"the document that is there cannot be written by us: {error}") from error
-
-    @property
-    def exactly(self) -> dict[str, Any]:
-        """The filter that finds the document as it was read, and not otherwise."""
-        return {"_id": self.document["_id"], "$expr": {"$eq": ["$$ROOT", {"$literal": self.raw}]}}
-
-    def becomes(self, made: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The update that makes another document of it; fields that show the same are not touched."""
-        before, root = self.document, "$$ROOT"
-        gone = [key for key in before if key not in made]
-        new = {key: value for key, value in made.items() if key not in before or not _shows(before[key], value)}
-        rest: Any = root
-        if gone:
-            stays = {"$not": {"$in": ["$$this.k", {"$literal": gone}]}}
-            rest = {"$arrayToObject": {"$filter": {"input": {"$objectToArray": root}, "cond": stays}}}
-        return [{"$replaceWith": {"$mergeObjects": [rest, {"$literal": new}]}}]
 
 
 class _Turn:
@@ -123,7 +90,7 @@ class MappedWriter(Writer):
         raise lost(writes[0])
 
     async def _documents(self, writes: Sequence[Write]) -> list[Stored | None]:
-        """The document of each write, or ``None``. Raises `InvalidValue` for one that cannot be written back."""
+        """The document of each write, or ``None``."""
         mapping = self.mapping
         pairs = [(None, None) if write.kind == "event" else mapping.names(write.group, write.id) for write in writes]
         wanted = [{mapping.group: group, mapping.id: id} for group, id in pairs if id is not None]
@@ -301,10 +268,6 @@ def _result(
     return WriteResult(
         kind, write.group, write.id, before, after, version, place.position(room.identity), place.timestamp
     )
-
-
-def _shows(before: Any, value: Any) -> bool:
-    return same(to_json(before), to_json(value))
 
 
 def _key(mapping: Collection, document: Any) -> Any:
