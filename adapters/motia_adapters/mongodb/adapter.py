@@ -275,7 +275,7 @@ def _batch(
         if at <= place:
             continue
         if isinstance(told, Lost):
-            said = f"mongodb: stream {room.stream!r}: {told.why}: subscribers need a fresh sync"
+            said = f"mongodb: stream {room.stream!r}: {told.why}"
             start, end = place.position(room.identity), at.position(room.identity)
             return Batch(tuple(changes), start), place, PositionExpired(said, position=start, floor=end)
         place = at

@@ -78,6 +78,8 @@ class Collection:
         self.options = options
         self.collection = options.collection
         self.group, self.id = options.group_field, options.id_field
+        self.alone = self.id == "_id"
+        """Whether an id is unique by itself, and so in one group only."""
 
     def names(self, group: str, id: str | None) -> tuple[Any, Any]:
         """Group and id as they are stored. Raises `InvalidName`."""
@@ -137,14 +139,17 @@ class Collection:
         kind = self.options.group_type if field == self.group else self.options.id_type
         return {"$type": BSON_TYPES[kind], "$not": {"$type": "array"}}  # $type looks into lists, too
 
-    def check_names(self, found: Mapping[str, Any]) -> None:
-        """Raise `BackendError` unless the collection (as ``listCollections`` has it) can be mapped."""
-        options = found.get("options", {})
+    def check_kind(self, found: Mapping[str, Any]) -> None:
+        """Raise `BackendError` unless it (as ``listCollections`` has it) is a plain collection."""
         if found.get("type", "collection") != "collection":
             raise BackendError(f"mongodb: {self.collection!r} is a {found['type']}; only collections can be mapped")
-        if options.get("capped"):
+        if found.get("options", {}).get("capped"):
             raise BackendError(f"mongodb: collection {self.collection!r} is capped and cannot be mapped")
-        if not options.get("changeStreamPreAndPostImages", {}).get("enabled"):
+
+    def check_images(self, found: Mapping[str, Any]) -> None:
+        """Raise `BackendError` unless the collection keeps pre- and post-images."""
+        self.check_kind(found)
+        if not found.get("options", {}).get("changeStreamPreAndPostImages", {}).get("enabled"):
             raise BackendError(
                 f"mongodb: collection {self.collection!r} keeps no pre- and post-images, without which"
                 " deletes and moves cannot be told; run in mongosh: db.runCommand({collMod: "
@@ -157,11 +162,12 @@ class Collection:
         if self.id == "_id":
             return
         indexes, _ = await link.read_all({"listIndexes": self.collection})
-        for index in indexes:
-            keys = set(index["key"])
-            whole = index.get("unique") and "partialFilterExpression" not in index
-            if whole and self.id in keys and keys <= {self.group, self.id}:
-                return
+        unique = [
+            set(index["key"]) for index in indexes if index.get("unique") and "partialFilterExpression" not in index
+        ]
+        self.alone = {self.id} in unique
+        if self.alone or {self.group, self.id} in unique:
+            return
         raise BackendError(
             f"mongodb: in collection {self.collection!r} no unique index says that {self.group!r} and {self.id!r} name"
             f" one document; run in mongosh: db[{self.collection!r}].createIndex("
