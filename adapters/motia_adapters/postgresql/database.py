@@ -24,6 +24,29 @@ class News(NamedTuple):
     """As in `motia.changes`."""
 
 
+_DOING = {
+    "version": "look for our objects",
+    "facts": "look at the server",
+    "groups": "list groups",
+    "head": "read a head",
+    "heads": "read heads",
+    "changes": "read changes",
+    "mapped": "look at a mapped table",
+    "unusable": "count rows",
+    "settle": "place changes",
+    "due": "look for old entries",
+    "snapshot": "read a snapshot",
+    "begin_history": "begin a history",
+    "rows": "read rows",
+}
+
+
+def _doing(function: str) -> str:
+    """What a call was for, in an error."""
+    plain = function.removeprefix("row_").removesuffix("_one").removesuffix("_rows")
+    return _DOING.get(plain, plain)
+
+
 Hear = Callable[[News | None], None]
 """Takes ``None`` once news can come in, then the news. It does not wait, and raises nothing."""
 
@@ -139,9 +162,9 @@ class Database(ABC):
             raise
         except TimeoutError as error:
             late = Trouble("lost", f"no answer within {self.timeout:g} s")
-            raise self.failure(late, function, error, writes=writes) from error
+            raise self.failure(late, _doing(function), error, writes=writes) from error
         except Exception as error:
-            raise self.failure(self.map_error(error), function, error, writes=writes) from error
+            raise self.failure(self.map_error(error), _doing(function), error, writes=writes) from error
 
     def failure(self, trouble: Trouble, doing: str, cause: Exception, *, writes: bool = False) -> MotiaError:
         """This project's error for what a driver's error says."""
