@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from motia_core.testing import Harness, world
+from tests.conformance.backends import firestore_mapped
 from tests.conformance.backends.firestore import Firestore
-from tests.conformance.backends.firestore_mapped import FirestoreMapped
+from tests.conformance.backends.firestore_mapped import FirestoreDeltas, FirestoreMapped
 from tests.conformance.backends.mongodb import MongoDB, MongoDBMapped, MongoDBMotor
 from tests.conformance.backends.postgres import Postgres, PostgresMapped
 from tests.conformance.backends.redis import Redis, Redis62
@@ -33,6 +34,7 @@ BACKENDS: list[Any] = [
     Redis62,
     Firestore,
     FirestoreMapped,
+    FirestoreDeltas,
     MongoDB,
     MongoDBMapped,
     MongoDBMotor,
@@ -83,6 +85,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_sessionfinish() -> None:
     """Stop the servers; write the counts where ``MOTIA_CONFORMANCE_REPORT`` says."""
     stop_standins()
+    firestore_mapped.stop_standins()
     stop_all()
     if "MOTIA_CONFORMANCE_REPORT" in os.environ and RESULTS:
         report = Path(os.environ["MOTIA_CONFORMANCE_REPORT"])

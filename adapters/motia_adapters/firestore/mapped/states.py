@@ -51,7 +51,7 @@ class States:
         self._layout = layout
         self._events = events
         self._name = name
-        self._emulated = connection.options.emulator is not None
+        self._emulated = connection.is_emulated
         self._moments = Moments(layout, self._hear, is_bell=self._emulated)
         self._documents = Documents(connection, layout, lambda documents: None)
         self._news = asyncio.Event()

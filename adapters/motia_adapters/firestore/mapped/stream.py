@@ -94,7 +94,7 @@ class MappedStream:
         self._check(group, id)
         await self._states.start()
         at = await self._places.now()
-        if self._connection.options.emulator:
+        if self._connection.is_emulated:
             await asyncio.sleep(LAG)
         if id is None:
             items = await self._documents.list_items(group, None, limit, at)
