@@ -46,9 +46,12 @@ BACKENDS: list[Any] = [
 ]
 
 
-SHORT = re.compile(r"::test_(A1|A2|B2|B5|C1)_")
-"""What is run of "supabase-mapped", the same mapping as of "postgres-mapped" by a slower way: the clauses that
-the way could break. `nox -s chaos` runs the others."""
+SHORT = {
+    SupabaseMapped.name: re.compile(r"::test_(A1|A2|B2|B5|C1)_"),
+    FirestoreDeltas.name: re.compile(r"::test_(B2|B3|B5|B9|C1)_"),
+}
+"""What is run of backends that are the same mapping as another one's by another way: the clauses that the way could
+break. `nox -s chaos` runs the others."""
 
 
 @pytest.fixture(params=[pytest.param(one, id=one.name) for one in BACKENDS])
@@ -64,7 +67,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Realtime has no part in one process's random walk: without it that runs with the long tests."""
     for item in items:
         walk = "::TestMachine::" in item.nodeid and f"[{SupabaseDeaf.name}]" in item.nodeid
-        if walk or (f"[{SupabaseMapped.name}" in item.nodeid and not SHORT.search(item.nodeid)):
+        cut = any(f"[{name}" in item.nodeid and not short.search(item.nodeid) for name, short in SHORT.items())
+        if walk or cut:
             item.add_marker(pytest.mark.chaos)
 
 

@@ -14,6 +14,7 @@ import queue
 import random
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ import grpc
 from motia_adapters.firestore.listener import ADDED, CURRENT, NO_CHANGE, REMOVED
 from motia_adapters.firestore.wire import (
     BatchGetRequest,
+    BatchGetResponse,
+    CommitRequest,
     ListenRequest,
     ListenResponse,
     RunQueryRequest,
@@ -175,8 +178,8 @@ class Firestore:
             "Listen": grpc.stream_stream_rpc_method_handler(self._listen),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
-        self.billed = 0
-        """Documents that listeners were told of."""
+        self.billed: Counter[str] = Counter()
+        """Documents read, by calls and by listeners, written and deleted."""
 
     def start(self) -> None:
         """Serve."""
@@ -204,7 +207,10 @@ class Firestore:
 
     def _commit(self, request: bytes, context: Any) -> bytes:
         with self.turns.commit():
-            return self._forward("Commit", request, context)
+            reply = self._forward("Commit", request, context)
+        for write in CommitRequest.FromString(request).writes:
+            self.billed["deletes" if write.WhichOneof("operation") == "delete" else "writes"] += 1
+        return reply
 
     def _plain(self, method: str) -> Callable[[bytes, Any], bytes]:
         return lambda request, context: self._forward(method, request, context)
@@ -218,6 +224,11 @@ class Firestore:
             raise
 
     def _read(self, method: str, kind: Any) -> Callable[[bytes, Any], Iterator[bytes]]:
+        def found(answer: bytes) -> bool:
+            if method == "RunQuery":
+                return bool(RunQueryResponse.FromString(answer).HasField("document"))
+            return BatchGetResponse.FromString(answer).WhichOneof("result") is not None
+
         def serve(request: bytes, context: Any) -> Iterator[bytes]:
             call: Any = self._channel.unary_stream(f"/{SERVICE}/{method}")
             try:
@@ -229,13 +240,14 @@ class Firestore:
             except grpc.RpcError as error:
                 _abort(context, error)
                 raise
+            self.billed["reads"] += max(1, sum(found(answer) for answer in answers))
             yield from answers
 
         return serve
 
     def _listen(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         for answer in Listening(self, requests, context).answers():
-            self.billed += ListenResponse.FromString(answer).HasField("document_change")
+            self.billed["reads"] += ListenResponse.FromString(answer).HasField("document_change")
             yield answer
 
 

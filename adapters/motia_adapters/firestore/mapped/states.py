@@ -79,6 +79,8 @@ class States:
         """Begin to listen, and wait until it is whole. Raises `BackendUnavailable`."""
         if self._task is None:
             self._task = asyncio.create_task(self._digest_all(), name=f"motia-firestore-states-{self._name}")
+            if not self._emulated:
+                self._listener.add(self._events.bell)
             self._listener.add(self._moments)
         if self.time:
             return
@@ -99,6 +101,7 @@ class States:
         if self._nudge is not None:
             self._nudge.cancel()
         if self._task is not None:
+            self._listener.remove(self._events.bell)
             self._listener.remove(self._moments)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)

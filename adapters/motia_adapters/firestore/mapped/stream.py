@@ -43,7 +43,7 @@ class MappedStream:
         self._poll = poll
         self._layout = MappedLayout(template, connection.documents, f"{paths.stream}/mapped/history")
         log = Log(connection, paths, stream.name)
-        self._events = Events(log)
+        self._events = Events(log, paths)
         self._listener = Listener(connection)
         self._states = States(connection, self._listener, self._layout, self._events, stream.name)
         self._documents = Documents(connection, self._layout, self._states.showed)
