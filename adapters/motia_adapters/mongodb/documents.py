@@ -84,6 +84,14 @@ class Told:
     event_type: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A change of which it cannot be told what it was."""
+
+    why: str
+    half: int = 0
+
+
 def key_of(group: str, id: str) -> dict[str, str]:
     """The ``_id``."""
     return {"g": group, "i": id}

@@ -20,6 +20,7 @@ from motia_core.errors import (
     OutcomeUnknown,
     PositionExpired,
 )
+from motia_core.model import Write
 from motia_core.testing.harness import Reader
 from motia_core.testing.proxy import Proxy
 from motia_core.testing.servers import MongoDB, free_port
@@ -56,7 +57,13 @@ def test_urls_become_options() -> None:
 
 
 def test_options_that_do_not_fit_are_refused_and_passwords_never_shown() -> None:
-    for options in ({"database": "a.b"}, {"driver": "other"}, {"url": "http://h"}, {"nonsense": 1}):
+    for options in (
+        {"database": "a.b"},
+        {"database": "local"},
+        {"driver": "other"},
+        {"url": "http://h"},
+        {"nonsense": 1},
+    ):
         with pytest.raises(ValidationError):
             MongoOptions(**options)
     with pytest.raises(ValidationError, match="two fields"):
@@ -81,9 +88,10 @@ async def test_no_server_fails_in_time(lab: Any) -> None:
 async def test_a_namespace_that_no_collection_can_have_is_refused(lab: Any) -> None:
     from motia_adapters.mongodb.adapter import MongoAdapter
 
-    adapter = MongoAdapter(StorageSettings("default", namespace="a$b"), MongoOptions())
-    with pytest.raises(ConfigError, match="must have no"):
-        await adapter.open()
+    for namespace, said in [("a$b", "must have no"), ("system", "MongoDB's own")]:
+        adapter = MongoAdapter(StorageSettings("default", namespace=namespace), MongoOptions())
+        with pytest.raises(ConfigError, match=said):
+            await adapter.open()
 
 
 async def test_history_that_rolled_over_is_expired_and_never_skipped(lab: Any) -> None:
@@ -225,3 +233,16 @@ async def test_values_and_documents_over_the_limit_are_refused(lab: Any) -> None
     assert await adapter.get(lab.docs, "g", "x") is None
     async with aclosing(adapter.watch(lab.docs, await adapter.head(lab.docs))) as batches:
         assert not (await anext(batches)).changes
+
+
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+@pytest.mark.parametrize("option", ["readPreference=secondaryPreferred", "timeoutMS=20000", "w=0", "retryWrites=true"])
+async def test_what_an_url_says_of_reading_writing_and_time_breaks_nothing(lab: Any, driver: str, option: str) -> None:
+    server = await lab.serve()
+    adapter = await lab.connect(f"{server.url}&{option}", driver=driver)
+    start = await adapter.head(lab.docs)
+    reader = Reader(adapter.watch(lab.docs, start))
+    await adapter.write(lab.docs, [Write("set", "g", f"{n}", b"{}") for n in range(200)])
+    assert len(await adapter.list(lab.docs, "g", after=None, limit=None)) == 200
+    await reader.until(lambda batches: sum(len(batch.changes) for batch in batches) == 200)
+    await reader.stop()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bson import Timestamp
+from bson import Timestamp, decode
+from bson.errors import InvalidBSON
+from bson.raw_bson import RawBSONDocument
 
 from motia_adapters.mongodb import documents
 from motia_adapters.mongodb.capabilities import UPDATE_ATTEMPTS
 from motia_adapters.mongodb.failures import DUPLICATE, failure, is_conflict
 from motia_adapters.mongodb.link import MAJORITY
 from motia_adapters.mongodb.mapped.mapping import GONE, Collection, Found
-from motia_adapters.mongodb.mapped.values import to_bson
+from motia_adapters.mongodb.mapped.values import SIMPLE, STRICT, same, to_bson, to_json
 from motia_adapters.mongodb.places import Place, change, end
 from motia_adapters.mongodb.rooms import Room
 from motia_adapters.mongodb.writer import Writer, lost, pause, refused
@@ -35,6 +37,38 @@ class Plan:
     statement: Any
     old: Found | None
     new: Found | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A document as it was read: its bytes, which a write is guarded by, and what they hold."""
+
+    raw: RawBSONDocument
+    document: dict[str, Any]
+
+    @classmethod
+    def of(cls, raw: RawBSONDocument) -> Stored:
+        """Raises `InvalidValue` if it holds text that is none: it could not be written back as it is."""
+        try:
+            return cls(raw, decode(raw.raw, STRICT))
+        except InvalidBSON as error:
+            raise InvalidValue(f"the document that is there cannot be written by us: {error}") from error
+
+    @property
+    def exactly(self) -> dict[str, Any]:
+        """The filter that finds the document as it was read, and not otherwise."""
+        return {"_id": self.document["_id"], "$expr": {"$eq": ["$$ROOT", {"$literal": self.raw}]}}
+
+    def becomes(self, made: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The update that makes another document of it; fields that show the same are not touched."""
+        before, root = self.document, "$$ROOT"
+        gone = [key for key in before if key not in made]
+        new = {key: value for key, value in made.items() if key not in before or not _shows(before[key], value)}
+        rest: Any = root
+        if gone:
+            stays = {"$not": {"$in": ["$$this.k", {"$literal": gone}]}}
+            rest = {"$arrayToObject": {"$filter": {"input": {"$objectToArray": root}, "cond": stays}}}
+        return [{"$replaceWith": {"$mergeObjects": [rest, {"$literal": new}]}}]
 
 
 class _Turn:
@@ -88,8 +122,8 @@ class MappedWriter(Writer):
             await pause(attempt)
         raise lost(writes[0])
 
-    async def _documents(self, writes: Sequence[Write]) -> list[Any]:
-        """The document of each write, or ``None``."""
+    async def _documents(self, writes: Sequence[Write]) -> list[Stored | None]:
+        """The document of each write, or ``None``. Raises `InvalidValue` for one that cannot be written back."""
         mapping = self.mapping
         pairs = [(None, None) if write.kind == "event" else mapping.names(write.group, write.id) for write in writes]
         wanted = [{mapping.group: group, mapping.id: id} for group, id in pairs if id is not None]
@@ -100,15 +134,17 @@ class MappedWriter(Writer):
         else:
             match = wanted[0] if len(wanted) == 1 else {"$or": wanted}
         command = {"find": mapping.collection, "filter": match, "readConcern": {"level": "majority"},
-                   "collation": {"locale": "simple"}, "batchSize": 1_000}  # fmt: skip
-        found, _ = await self._link.read_all(command)
+                   "collation": SIMPLE, "batchSize": 1_000}  # fmt: skip
+        found, _ = await self._link.read_all(command, raw=True)
         by_id: dict[Any, Any] = {}
-        for document in found:
-            by_id[_key(mapping, document)] = document
+        for raw in found:
+            stored = Stored.of(raw)
+            by_id[_key(mapping, stored.document)] = stored
         return [None if id is None else by_id.get(id if mapping.id == "_id" else (group, id)) for group, id in pairs]
 
-    def _plan(self, write: Write, document: Any) -> Plan:
+    def _plan(self, write: Write, stored: Stored | None) -> Plan:
         mapping = self.mapping
+        document = None if stored is None else stored.document
         if write.kind == "event" or write.id is None:
             return Plan(write, "documents", documents.event_document(self._stream.name, write), None, None)
         old = mapping.found(document)
@@ -126,19 +162,19 @@ class MappedWriter(Writer):
         write.check(None if old is None else old.version)
         new = write.resolve(None if old is None else old.json)
         if new is None:
-            if old is None:
+            if old is None or stored is None:
                 return Plan(write, None, None, None, None)
-            return Plan(write, "deletes", {"q": _exactly(document), "limit": 1}, old, None)
+            return Plan(write, "deletes", {"q": stored.exactly, "limit": 1, "collation": SIMPLE}, old, None)
         made = self._document(write, new, document)
         found = mapping.found(made)
         if found is None:
             raise InvalidValue("the document would be no item of this mapping")
-        if old is None:
+        if old is None or stored is None:
             return Plan(write, "inserts", made, None, found)
         if old.json == found.json:
             return Plan(write, None, None, old, found)
-        update = [{"$replaceWith": {"$literal": made}}]
-        return Plan(write, "updates", {"q": _exactly(document), "u": update}, old, found)
+        statement = {"q": stored.exactly, "u": stored.becomes(made), "collation": SIMPLE}
+        return Plan(write, "updates", statement, old, found)
 
     def _document(self, write: Write, json: bytes, document: Any) -> dict[str, Any]:
         """The document that holds a value: fields that are not shown, and types that do not change, stay."""
@@ -265,9 +301,8 @@ def _result(
     )
 
 
-def _exactly(document: Any) -> dict[str, Any]:
-    """The filter that finds the document as it was read, and not otherwise."""
-    return {"_id": document["_id"], "$expr": {"$eq": ["$$ROOT", {"$literal": document}]}}
+def _shows(before: Any, value: Any) -> bool:
+    return same(to_json(before), to_json(value))
 
 
 def _key(mapping: Collection, document: Any) -> Any:
