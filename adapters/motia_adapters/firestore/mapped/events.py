@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.history import Entry, entry_of
 from motia_adapters.firestore.listener import Target
 from motia_adapters.firestore.log import Log, newest_query
 from motia_adapters.firestore.names import Paths
-from motia_adapters.firestore.wire import micros
+from motia_adapters.firestore.wire import micros, removed
 
 PAGE = 100
 """Entries that are read at once, at most."""
+KEPT = 7_200
+"""Seconds that an entry is kept: twice as long as Firestore remembers documents."""
+TRIMMED = 400
+"""Entries that one commit removes, at most."""
 
 
 class Bell(Target):
@@ -48,7 +53,9 @@ class Bell(Target):
 class Events:
     """One mapped stream's custom events."""
 
-    def __init__(self, log: Log, paths: Paths) -> None:
+    def __init__(self, connection: Connection, log: Log, paths: Paths) -> None:
+        self._connection = connection
+        self._paths = paths
         self._log = log
         self.bell = Bell(paths)
 
@@ -63,8 +70,8 @@ class Events:
             return []
         return await self._log.behind(seq, at)
 
-    async def since(self, time: int, at: Any) -> list[Entry] | None:
-        """The entries that were committed after ``time`` (µs); ``None``: some of them may have been trimmed."""
+    async def since(self, time: int, at: Any) -> list[Entry]:
+        """The entries that were committed after ``time`` (µs), as of another time."""
         found: list[Entry] = []
         below: int | None = None
         while True:
@@ -74,5 +81,16 @@ class Events:
                     return found[::-1]
                 found.append(entry)
             if len(page) < PAGE:
-                return None if found and found[-1].seq > 0 else found[::-1]
+                return found[::-1]
             below = page[-1].seq
+
+    async def trim(self, now: int) -> None:
+        """Remove entries from before any position that can be gone on from, the last one never."""
+        newest, _ = await self._log.newest()
+        oldest = await self._log.oldest()
+        last = await self._log.last_until("time", now - KEPT * 1_000_000)
+        if newest is None or oldest is None or last is None:
+            return
+        for start in range(oldest.seq, min(last + 1, newest.seq), TRIMMED):
+            numbers = range(start, min(start + TRIMMED, last + 1, newest.seq))
+            await self._connection.commit([removed(self._paths.entry(seq)) for seq in numbers])
