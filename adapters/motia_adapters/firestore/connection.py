@@ -43,6 +43,8 @@ class Connection(Channel):
         super().__init__(options, timeout)
         self.calls: Counter[str] = Counter()
         """What was asked of Firestore so far: reads and writes as they are billed, and calls."""
+        self.is_emulated = options.emulator is not None
+        """Whether it is Google's emulator, which gives a commit its time a moment before it shows it."""
         self._offset: float | None = None
 
     async def open(self) -> None:

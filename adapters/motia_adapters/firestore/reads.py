@@ -76,7 +76,7 @@ class Reads:
 
     async def snapshot(self, group: str, id: str | None, limit: int | None) -> Snapshot:
         """Items and the position up to which they are true: both are read as of one time."""
-        tries = 1 if self._connection.options.emulator is None else EMULATOR_TRIES
+        tries = EMULATOR_TRIES if self._connection.is_emulated else 1
         while True:
             tries -= 1
             entry, at = await self._log.newest()

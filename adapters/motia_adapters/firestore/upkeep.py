@@ -64,7 +64,7 @@ class Upkeep:
                 seen = self._seen.setdefault(stream, _Seen(trimmed=asyncio.get_running_loop().time()))
                 try:
                     if isinstance(stream, MappedStream):
-                        stream.trim()
+                        await stream.trim()
                         continue
                     await self._sweep(stream, seen)
                     if stream.stream.log:

@@ -14,6 +14,7 @@ import pytest_asyncio
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore
 from google.cloud.firestore_v1.vector import Vector
+from motia_adapters.firestore.mapped import departures, events, places, stream
 
 from motia_core.adapter import Adapter
 from motia_core.errors import Conflict, InvalidName, InvalidValue, PositionExpired, UnsupportedCapability
@@ -369,3 +370,43 @@ async def test_a_deleted_document_is_told_with_its_last_value_after_reopening(la
         return told(await read_log(again, DOCS, position)) == [Told("delete", "g", "gone", {"n": 1})]
 
     await eventually(arrived, "the delete that nobody saw")
+
+
+async def test_old_custom_events_are_removed(
+    lab: Lab, docs: Stream[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter: Any = docs.hub.adapter
+    head = await adapter.head(DOCS)
+    for number in range(5):
+        await docs.send({"groupId": "g"}, {"type": "ping", "data": {"n": number}})
+    stored = adapter._streams["docs"]
+    assert (await stored._events._log.oldest()).seq == 0
+    monkeypatch.setattr(events, "KEPT", 0)
+    monkeypatch.setattr(stream, "SELDOM", 0.0)
+
+    async def trimmed() -> bool:
+        return bool((await stored._events._log.oldest()).seq == 5)
+
+    await eventually(trimmed, "all events but the last one to be removed")
+    last = await docs.send({"groupId": "g"}, {"type": "ping", "data": {"n": 5}})
+    log = await read_log(adapter, DOCS, head)
+    assert [change.position for change in log][-1] == last.position
+    assert [change.data for change in log] == [{"n": n} for n in range(6)], "this process still has them"
+
+
+async def test_a_stream_that_is_quiet_for_longer_than_firestore_remembers_goes_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However seldom its looks are asked to be; its position stays young."""
+    monkeypatch.setattr(stream, "LONGEST_QUIET", 0.2)
+    monkeypatch.setattr(places, "GRACE", departures.REACH - 1)  # the floor is a second old at most
+    docs = await lab.stream(mapped=mapped(lab), poll=3_600)
+    adapter = docs.hub.adapter
+    reader = Reader(adapter.watch(DOCS, await adapter.head(DOCS)))
+    await reader.count(1)
+    began = asyncio.get_running_loop().time()
+    await reader.until(lambda _: asyncio.get_running_loop().time() > began + 3)
+    assert reader.seen[-1].position >= await adapter.floor(DOCS)
+    await docs.set("g", "x", {"n": 1})
+    await reader.until(lambda batches: any(batch.changes for batch in batches))
+    await reader.stop()

@@ -16,7 +16,9 @@ from motia_adapters.firestore.options import FirestoreOptions, MappedOptions
 
 from motia_core.adapter import Adapter, StorageSettings
 from motia_core.model import StreamSpec
+from motia_core.testing.proxy import Proxy
 from tests.conformance.backends.firestore import PROJECT, Firestore
+from tests.standins.firestore import Firestore as Standin
 
 
 class FirestoreMapped(Firestore):
@@ -67,13 +69,57 @@ class FirestoreMapped(Firestore):
 
     @asynccontextmanager
     async def _outsider(self) -> AsyncGenerator[Any, None]:
-        with _emulated(self.server.url.removeprefix("http://")):
+        with _emulated(self.options.emulator or ""):
             anonymous: Any = AnonymousCredentials
             client = AsyncClient(project=PROJECT, credentials=anonymous())
         try:
             yield client
         finally:
             await client._firestore_api.transport.close()
+
+
+STANDINS: list[Standin] = []
+"""The stand-in of this session, for one emulator."""
+
+
+def build(settings: StorageSettings, options: FirestoreOptions) -> FirestoreAdapter:
+    """An adapter that takes what it is connected to for Google's own service, also in another process."""
+    adapter = FirestoreAdapter(settings, options)
+    adapter._connection.is_emulated = False
+    return adapter
+
+
+class FirestoreDeltas(FirestoreMapped):
+    """The same documents behind a stand-in that listens as Google's own service does."""
+
+    name = "firestore-deltas"
+
+    async def start(self) -> None:
+        await super().start()
+        if not STANDINS:
+            STANDINS.append(Standin(self.server.url.removeprefix("http://")))
+            STANDINS[0].start()
+        await self.proxy.__aexit__()
+        self.proxy = await Proxy(STANDINS[0].port, "127.0.0.1").__aenter__()
+
+    @property
+    def options(self) -> FirestoreOptions:
+        return FirestoreOptions(project=PROJECT, emulator=f"127.0.0.1:{STANDINS[0].port}")
+
+    def make(self, settings: StorageSettings) -> Adapter:
+        adapter = build(settings, _mapped(self.breakable, settings))
+        self.adapters.append(adapter)
+        return adapter
+
+    def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
+        return partial(build, options=_mapped(self.options, settings))
+
+
+def stop_standins() -> None:
+    """Stop what this session started."""
+    for standin in STANDINS:
+        standin.stop()
+    STANDINS.clear()
 
 
 def _mapped(options: FirestoreOptions, settings: StorageSettings) -> FirestoreOptions:

@@ -9,14 +9,40 @@ found to be gone, and at the end if there is none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from motia_adapters.firestore.connection import Connection
+from motia_adapters.firestore.mapped.changes import Told, delete_of
+from motia_adapters.firestore.mapped.layout import MappedLayout
 from motia_adapters.firestore.wire import timestamp
 
+REACH = 3_540
+"""Seconds that Firestore remembers, with a minute to spare."""
 PORTION = 300
 """Documents that are read by name at once, at most."""
+
+
+async def ends_of(
+    connection: Connection,
+    layout: MappedLayout,
+    gone: Mapping[str, bytes],
+    others: Iterable[int],
+    until: int,
+    before: int,
+) -> list[Told]:
+    """Other programs' deletes between ``before`` and ``until`` (µs), of documents with their last values, if known.
+
+    ``others`` are the times of the changes that are told beside them. Values that are not known are those of
+    ``before``: a billed read for each.
+    """
+    reach = connection.now() - REACH * 1_000_000
+    when = await times_of(connection, gone, {other for other in others if other > reach}, until)
+    last = await values_at(connection, [name for name, json in gone.items() if not json], max(before, reach))
+    return [
+        delete_of(name, layout, when[name], json or (layout.json(last[name]) if name in last else b"{}"))
+        for name, json in gone.items()
+    ]
 
 
 async def times_of(connection: Connection, gone: Iterable[str], others: Iterable[int], until: int) -> dict[str, int]:

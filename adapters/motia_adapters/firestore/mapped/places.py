@@ -6,8 +6,9 @@ from typing import Any
 
 from motia_adapters.firestore.connection import Connection, LostRace
 from motia_adapters.firestore.history import new_mark
+from motia_adapters.firestore.mapped.departures import REACH
 from motia_adapters.firestore.mapped.layout import MappedLayout
-from motia_adapters.firestore.mapped.states import REACH, States
+from motia_adapters.firestore.mapped.states import States
 from motia_adapters.firestore.wire import micros, stored
 from motia_core.adapter import Retention
 from motia_core.errors import PositionExpired
@@ -72,6 +73,12 @@ class Places:
         if position < self._floor or time < now - REACH * 1_000_000:
             raise self.expired(position, "is too long ago: Firestore remembers an hour, retention may be shorter")
         return time
+
+    async def check_history(self, position: str) -> None:
+        """Raise `PositionExpired` if the history is another one by now. One billed read."""
+        await self.now()
+        if position[19:] != self._layout.identity:
+            raise self.expired(position, "is none of this database's history any more")
 
     def expired(self, position: str, reason: str) -> PositionExpired:
         """The error of a position that a watch cannot start from."""

@@ -15,9 +15,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from motia_adapters.firestore.connection import Connection, as_backend_error
+from motia_adapters.firestore.failures import closed
 from motia_adapters.firestore.listener import Listener
 from motia_adapters.firestore.mapped.changes import Told, delete_of, events_of, placed, state_of
-from motia_adapters.firestore.mapped.departures import times_of, values_at
+from motia_adapters.firestore.mapped.departures import ends_of
 from motia_adapters.firestore.mapped.documents import Documents
 from motia_adapters.firestore.mapped.events import Events
 from motia_adapters.firestore.mapped.kept import Kept
@@ -34,8 +35,6 @@ RETRY = 0.5
 """Seconds before what failed is tried again."""
 NUDGE, EMULATOR_NUDGE = 1.0, 0.01
 """Seconds after which a listener that is awaited is asked where it stands."""
-REACH = 3_540
-"""Seconds that Firestore remembers, with a minute to spare."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +50,7 @@ class States:
         self._layout = layout
         self._events = events
         self._name = name
-        self._emulated = connection.options.emulator is not None
+        self._emulated = connection.is_emulated
         self._moments = Moments(layout, self._hear, is_bell=self._emulated)
         self._documents = Documents(connection, layout, lambda documents: None)
         self._news = asyncio.Event()
@@ -79,6 +78,8 @@ class States:
         """Begin to listen, and wait until it is whole. Raises `BackendUnavailable`."""
         if self._task is None:
             self._task = asyncio.create_task(self._digest_all(), name=f"motia-firestore-states-{self._name}")
+            if not self._emulated:
+                self._listener.add(self._events.bell)
             self._listener.add(self._moments)
         if self.time:
             return
@@ -86,6 +87,8 @@ class States:
             try:
                 async with asyncio.timeout(self._connection.timeout):
                     while not self.time:
+                        if self._task is None:
+                            raise closed(self._connection.address)
                         bell.clear()
                         await bell.wait()
             except TimeoutError:
@@ -99,6 +102,7 @@ class States:
         if self._nudge is not None:
             self._nudge.cancel()
         if self._task is not None:
+            self._listener.remove(self._events.bell)
             self._listener.remove(self._moments)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -232,22 +236,14 @@ class States:
 
     async def _ends(self, news: dict[str, Any], time: int, others: set[int]) -> list[Told]:
         """Deletes of what was known, and of what came and went without a word of the listener's."""
-        ends: dict[str, tuple[int, bytes]] = {}
-        unknown: list[str] = []
         went = [name for name, document in news.items() if document is None and name in self.known]
         passed = [name for name, _ in self.notes.until(time) if name not in self.known and news.get(name) is None]
+        ours: list[Told] = []
+        theirs: dict[str, bytes] = {}
         for name in [*went, *passed]:
             note = self.notes.get(name, time)
             if note is not None and note.deleted:
-                ends[name] = (note.time, note.json)
+                ours.append(delete_of(name, self._layout, note.time, note.json))
             else:
-                unknown.append(name)
-                ends[name] = (time, note.json if note else b"")
-        # When another program's delete was has to be found out, and with what value.
-        reach = self._connection.now() - REACH * 1_000_000
-        when = await times_of(self._connection, unknown, {other for other in others if other > reach}, time)
-        last = await values_at(self._connection, [name for name in unknown if not ends[name][1]], max(self.time, reach))
-        for name in unknown:
-            json = ends[name][1] or (self._layout.json(last[name]) if name in last else b"{}")
-            ends[name] = (when[name], json)
-        return [delete_of(name, self._layout, when, json) for name, (when, json) in ends.items()]
+                theirs[name] = note.json if note else b""
+        return ours + await ends_of(self._connection, self._layout, theirs, others, time, self.time)

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from motia_adapters.firestore.connection import Connection
-from motia_adapters.firestore.failures import is_out_of_reach
+from motia_adapters.firestore.failures import copy_of, is_out_of_reach
 from motia_adapters.firestore.listener import Listener
 from motia_adapters.firestore.log import Log
 from motia_adapters.firestore.mapped.changes import delete_of, events_of, placed, portions, state_of
-from motia_adapters.firestore.mapped.departures import times_of, values_at
+from motia_adapters.firestore.mapped.departures import REACH, ends_of, values_at
 from motia_adapters.firestore.mapped.documents import Documents
 from motia_adapters.firestore.mapped.events import Events
 from motia_adapters.firestore.mapped.layout import MappedLayout
@@ -24,6 +24,11 @@ from motia_adapters.firestore.writer import Writer
 from motia_core.adapter import Retention
 from motia_core.errors import BackendError
 from motia_core.model import Batch, Change, Item, Snapshot, StreamSpec, Write, WriteResult
+
+LONGEST_QUIET = 300.0
+"""Seconds between two looks, at most, whatever ``poll`` says."""
+SELDOM = 600.0
+"""Seconds between looks for custom events that are too old."""
 
 
 class MappedStream:
@@ -40,10 +45,11 @@ class MappedStream:
     ) -> None:
         self.stream = stream
         self._connection = connection
-        self._poll = poll
+        # A quiet stream's position must not grow as old as what cannot be gone on from.
+        self._look = min(poll, LONGEST_QUIET, (retention.age or REACH) / 4)
         self._layout = MappedLayout(template, connection.documents, f"{paths.stream}/mapped/history")
         log = Log(connection, paths, stream.name)
-        self._events = Events(log)
+        self._events = Events(connection, log, paths)
         self._listener = Listener(connection)
         self._states = States(connection, self._listener, self._layout, self._events, stream.name)
         self._documents = Documents(connection, self._layout, self._states.showed)
@@ -52,6 +58,8 @@ class MappedStream:
         self._writer.on_commit = self._wrote
         self._states.committing = self._writer.committing
         self._closed = False
+        self._has_sent = False
+        self._trimmed = asyncio.get_running_loop().time()
 
     @property
     def outside(self) -> int:
@@ -94,7 +102,7 @@ class MappedStream:
         self._check(group, id)
         await self._states.start()
         at = await self._places.now()
-        if self._connection.options.emulator:
+        if self._connection.is_emulated:
             await asyncio.sleep(LAG)
         if id is None:
             items = await self._documents.list_items(group, None, limit, at)
@@ -140,21 +148,25 @@ class MappedStream:
                     for part in _parts(new, now):
                         yield part
                     continue
-                try:
-                    async with asyncio.timeout(self._poll):
-                        await bell.wait()
-                except TimeoutError:
-                    await self._places.check(position)
+                if not await _rings(bell, self._look):
+                    await self._places.check_history(position)
+                    if self._listener.error is not None:
+                        raise copy_of(self._listener.error)
                     self._states.ask()
 
-    def trim(self) -> None:
-        """Move the floor to what retention covers."""
+    async def trim(self) -> None:
+        """Move the floor to what retention covers; remove old custom events, if this process sends any."""
         if self._states.time:
             _ = self._places.floor
+        now = asyncio.get_running_loop().time()
+        if self._has_sent and now - self._trimmed > SELDOM:
+            self._has_sent, self._trimmed = False, now
+            await self._events.trim(self._connection.now())
 
     # -- inside ------------------------------------------------------------------------
 
     def _wrote(self, round: Round) -> None:
+        self._has_sent = self._has_sent or bool(round.entries)
         self._states.notes.wrote(round)
         self._states.want(round.commit_time)
 
@@ -176,17 +188,14 @@ class MappedStream:
         new = await values_at(self._connection, [n for n, updated in known.items() if updated > time], until)
         told = [state_of(document, layout, "update" if n in old else "create") for n, document in new.items()]
         entries = await self._events.since(time, timestamp(until))
-        if entries is None:
-            raise self._places.expired(after, "is followed by custom events that are gone")
         told += events_of(entries)
         noted = {name: (note.time, note.json) for name, note in past.items() if note.deleted and note.time > time}
         ends = noted | kept
         gone = {*old, *ends} - known.keys()
         unknown = [name for name in gone if name not in ends]
-        last = await values_at(self._connection, unknown, time)
-        when = await times_of(self._connection, unknown, {change.time for change in told}, until)
+        others = {change.time for change in told}
+        told += await ends_of(self._connection, layout, dict.fromkeys(unknown, b""), others, until, time)
         told += [delete_of(name, layout, *ends[name]) for name in gone if name in ends]
-        told += [delete_of(name, layout, when[name], layout.json(last[name])) for name in unknown if name in last]
         changes = [change for change, _ in placed(told, layout, self.stream.name) if change.position > after]
         return changes, layout.position(until)
 
@@ -194,6 +203,15 @@ class MappedStream:
         self._layout.template.check(group, "group")
         if id is not None:
             self._layout.template.check(id, "id")
+
+
+async def _rings(bell: asyncio.Event, seconds: float) -> bool:
+    """Whether it rings within so many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await bell.wait()
+    except TimeoutError:
+        return False
 
 
 def _parts(changes: Sequence[Change], position: str) -> list[Batch]:

@@ -14,7 +14,9 @@
 
 INSERT INTO motia.migration (name) VALUES ('0002_motia_mapping');
 CREATE OR REPLACE FUNCTION motia.version() RETURNS json
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$ SELECT '2'::json $$;
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+    SELECT json_build_object('version', 2, 'files', (SELECT json_object_agg(name, digest) FROM motia.migration))
+$$;
 
 CREATE TABLE motia.mapping (
     stream     integer PRIMARY KEY,
@@ -72,7 +74,6 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp
 SET timezone = 'UTC' SET datestyle = 'ISO' SET intervalstyle = 'iso_8601' SET bytea_output = 'hex' SET extra_float_digits = 1 AS $$
 DECLARE
     v_stream constant integer := TG_ARGV[0];
-    v_now bigint;
     v_keys json;
     v_old json;
     v_old_grp text;
@@ -82,7 +83,6 @@ DECLARE
     v_new_grp text;
     v_new_id text;
     v_is boolean := false;
-    v_woken regclass;
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         EXECUTE format('INSERT INTO motia.inbox (stream, tx, type, grp, id, value)'
@@ -120,14 +120,11 @@ BEGIN
         END IF;
     END IF;
     -- A transaction that has notified cannot be prepared for two-phase commit: where that is allowed, readers look.
-    IF current_setting('max_prepared_transactions') = '0' THEN
-        -- A NOTIFY makes commits wait for each other: one each 10 ms is enough, as readers look again for a while.
-        v_now := motia.now_us();
-        v_woken := to_regclass(TG_ARGV[3]);
-        IF v_woken IS NOT NULL AND coalesce(pg_sequence_last_value(v_woken), 0) NOT BETWEEN v_now - 10000 AND v_now THEN
-            PERFORM setval(v_woken, v_now);
-            PERFORM motia.wake(s.namespace, s.name) FROM motia.stream AS s WHERE s.id = v_stream;
-        END IF;
+    -- A NOTIFY makes commits wait for each other: one each 10 ms is enough, as readers look again for a while.
+    IF current_setting('max_prepared_transactions') = '0'
+       AND coalesce(abs(motia.now_us() - pg_sequence_last_value(to_regclass(TG_ARGV[3]))) > 10000, true) THEN
+        PERFORM setval(to_regclass(TG_ARGV[3]), motia.now_us());
+        PERFORM motia.wake(s.namespace, s.name) FROM motia.stream AS s WHERE s.id = v_stream;
     END IF;
     RETURN NULL;
 END $$;
