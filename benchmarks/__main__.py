@@ -16,6 +16,7 @@ from pathlib import Path
 
 from benchmarks import (
     durable,
+    firestore_mapped,
     firestore_server,
     inprocess,
     mongodb_server,
@@ -32,6 +33,7 @@ ROWS: list[Row] = [
     *redis_server.ROWS,
     *mongodb_server.ROWS,
     *firestore_server.ROWS,
+    *firestore_mapped.ROWS,
     *postgres_server.ROWS,
     *inprocess.ROWS,
     *sockets.ROWS,

@@ -167,7 +167,9 @@ class Foreign(Suite):
         adapter = docs.hub.adapter
         outsider = Outsider(world, adapter)
         position = (await docs.set("g", "x", {"n": 1})).position
-        await docs.set("g", "y", {"n": 1})
+        known = (await docs.set("g", "y", {"n": 1})).position
+        if is_coalesced(docs):  # what came and went while nobody looked leaves no trace, and nobody has it
+            position = known
         await world.close(adapter)
         await outsider.set("g", "x", {"n": 2})
         await outsider.delete("g", "y")
@@ -175,14 +177,16 @@ class Foreign(Suite):
         again = await world.stream()
         assert await again.list("g") == [{"n": 2}, {"n": 3}]
         expected = [
-            Told("create", "g", "y", {"n": 1}),
+            *([] if is_coalesced(again) else [Told("create", "g", "y", {"n": 1})]),
             Told("update", "g", "x", {"n": 2}),
             Told("delete", "g", "y", {"n": 1}),
             Told("create", "g", "z", {"n": 3}),
         ]
-        await _logged(again.hub.adapter, position, lambda log: log[-1:] == expected[-1:])
+        await _logged(again.hub.adapter, position, lambda log: len(log) == len(expected))
         log = told(await read_log(again.hub.adapter, SPEC, position))
-        assert story(again.capabilities, log) == story(again.capabilities, expected)
+        if is_coalesced(again):  # nor does it leave the time at which an item went
+            log, expected = sorted(log, key=_id), sorted(expected, key=_id)
+        assert log == expected
 
     async def test_B9_a_watch_ends_at_what_is_stored_whatever_it_leaves_out(self, world: World) -> None:
         docs = await _stream_of_states(world)
@@ -271,6 +275,10 @@ def _given(*items: tuple[str, int]) -> list[Change]:
         Change("create", SPEC.name, "g", id, encode_object({"n": n}), number / 10, None, f" {number}")
         for number, (id, n) in enumerate(items, 1)
     ]
+
+
+def _id(entry: Told) -> str:
+    return str(entry.id)
 
 
 def _ended(id: str) -> Any:

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from motia_core.errors import Conflict, InvalidValue, UpdateError
+from motia_core.errors import Conflict, InvalidName, InvalidValue, MotiaError, UpdateError
 from motia_core.model import ABSENT, StreamSpec
 from motia_core.operations import parse
 from motia_core.testing.harness import DEADLINE, Harness, World, read_log
@@ -60,8 +60,8 @@ class Walk(RuleBasedStateMachine):
         """Create or replace."""
         try:
             result = self.run(self.docs.set(group, id, value))
-        except InvalidValue:
-            self._may_refuse()
+        except (InvalidValue, InvalidName) as error:
+            self._may_refuse(error)
             return
         assert result.type == ("update" if (group, id) in self.model else "create")
         assert result.old_value == self.model.get((group, id))
@@ -74,14 +74,17 @@ class Walk(RuleBasedStateMachine):
         try:
             expected = parse(ops).apply(old or {})
         except UpdateError as error:
-            with pytest.raises(UpdateError) as caught:
+            with pytest.raises((UpdateError, InvalidName)) as caught:
                 self.run(self.docs.update(group, id, ops))
-            assert (caught.value.index, caught.value.code) == (error.index, error.code)
+            if isinstance(caught.value, UpdateError):
+                assert (caught.value.index, caught.value.code) == (error.index, error.code)
+            else:
+                self._may_refuse(caught.value)
             return
         try:
             result = self.run(self.docs.update(group, id, ops))
-        except InvalidValue:
-            self._may_refuse()
+        except (InvalidValue, InvalidName) as error:
+            self._may_refuse(error)
             return
         assert (result.old_value, result.new_value) == (old, expected)
         self._wrote(group, id, expected, result.version)
@@ -89,7 +92,11 @@ class Walk(RuleBasedStateMachine):
     @rule(group=_groups, id=_ids)
     def delete(self, group: str, id: str) -> None:
         """Remove, or nothing."""
-        result = self.run(self.docs.delete(group, id))
+        try:
+            result = self.run(self.docs.delete(group, id))
+        except InvalidName as error:
+            self._may_refuse(error)
+            return
         old = self.model.pop((group, id), None)
         assert (result and result.old_value) == old
         self.changes += result is not None
@@ -105,11 +112,13 @@ class Walk(RuleBasedStateMachine):
         if right:
             try:
                 self._wrote(group, id, value, self.run(self.docs.set(group, id, value, expect=held)).version)
-            except InvalidValue:
-                self._may_refuse()
+            except (InvalidValue, InvalidName) as error:
+                self._may_refuse(error)
         else:
-            with pytest.raises(Conflict):
+            with pytest.raises((Conflict, InvalidName)) as caught:
                 self.run(self.docs.set(group, id, {}, expect=wrong))
+            if isinstance(caught.value, InvalidName):
+                self._may_refuse(caught.value)
 
     @precondition(lambda self: bool(self.docs.capabilities.batch))
     @rule(group=_groups, chosen=st.dictionaries(_ids, objects | st.none(), max_size=4), fails=st.booleans())
@@ -120,8 +129,8 @@ class Walk(RuleBasedStateMachine):
         except Conflict:
             assert fails
             return
-        except InvalidValue:
-            self._may_refuse()
+        except (InvalidValue, InvalidName) as error:
+            self._may_refuse(error)
             return
         assert not fails
         for id, value in chosen.items():
@@ -169,9 +178,11 @@ class Walk(RuleBasedStateMachine):
             self.run(self.world.end())
             self.loop.close()
 
-    def _may_refuse(self) -> None:
-        """Only a mapping has values that it cannot hold; nothing was written then."""
-        assert self.docs.capabilities.exact_values.level == "limited"
+    def _may_refuse(self, error: MotiaError) -> None:
+        """Only a mapping has values and ids that it cannot hold; nothing was written then."""
+        declared = self.docs.capabilities
+        support = declared.exact_values if isinstance(error, InvalidValue) else declared.any_ids
+        assert support.level == "limited", error
 
     def _wrote(self, group: str, id: str, value: dict[str, Any], version: str) -> None:
         self.model[group, id] = value

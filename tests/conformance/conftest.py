@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from motia_core.testing import Harness, world
+from tests.conformance.backends import firestore_mapped
 from tests.conformance.backends.firestore import Firestore
+from tests.conformance.backends.firestore_mapped import FirestoreDeltas, FirestoreMapped
 from tests.conformance.backends.mongodb import MongoDB, MongoDBMapped, MongoDBMotor
 from tests.conformance.backends.postgres import Postgres, PostgresMapped
 from tests.conformance.backends.redis import Redis, Redis62
@@ -31,6 +33,8 @@ BACKENDS: list[Any] = [
     Redis,
     Redis62,
     Firestore,
+    FirestoreMapped,
+    FirestoreDeltas,
     MongoDB,
     MongoDBMapped,
     MongoDBMotor,
@@ -42,9 +46,12 @@ BACKENDS: list[Any] = [
 ]
 
 
-SHORT = re.compile(r"::test_(A1|A2|B2|B5|C1)_")
-"""What is run of "supabase-mapped", the same mapping as of "postgres-mapped" by a slower way: the clauses that
-the way could break. `nox -s chaos` runs the others."""
+SHORT = {
+    SupabaseMapped.name: re.compile(r"::test_(A1|A2|B2|B5|C1)_"),
+    FirestoreDeltas.name: re.compile(r"::test_(B2|B3|B5|B9|C1)_"),
+}
+"""What is run of backends that are the same mapping as another one's by another way: the clauses that the way could
+break. `nox -s chaos` runs the others."""
 
 
 @pytest.fixture(params=[pytest.param(one, id=one.name) for one in BACKENDS])
@@ -60,7 +67,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Realtime has no part in one process's random walk: without it that runs with the long tests."""
     for item in items:
         walk = "::TestMachine::" in item.nodeid and f"[{SupabaseDeaf.name}]" in item.nodeid
-        if walk or (f"[{SupabaseMapped.name}" in item.nodeid and not SHORT.search(item.nodeid)):
+        cut = any(f"[{name}" in item.nodeid and not short.search(item.nodeid) for name, short in SHORT.items())
+        if walk or cut:
             item.add_marker(pytest.mark.chaos)
 
 
@@ -81,6 +89,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_sessionfinish() -> None:
     """Stop the servers; write the counts where ``MOTIA_CONFORMANCE_REPORT`` says."""
     stop_standins()
+    firestore_mapped.stop_standins()
     stop_all()
     if "MOTIA_CONFORMANCE_REPORT" in os.environ and RESULTS:
         report = Path(os.environ["MOTIA_CONFORMANCE_REPORT"])

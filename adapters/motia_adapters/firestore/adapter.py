@@ -1,19 +1,22 @@
-"""Managed storage in Firestore: items and a log of commits, written together, read through a listener."""
+"""Streams in Firestore: in documents that the adapter owns, or in an application's own."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
-from motia_adapters.firestore.capabilities import MANAGED
+from motia_adapters.firestore.capabilities import MANAGED, MAPPED
 from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.diagnosis import diagnose
 from motia_adapters.firestore.listener import Listener
 from motia_adapters.firestore.managed import Managed
-from motia_adapters.firestore.names import paths_of
+from motia_adapters.firestore.mapped.stream import MappedStream
+from motia_adapters.firestore.mapped.template import parse_template
+from motia_adapters.firestore.names import Paths, paths_of
 from motia_adapters.firestore.options import FirestoreOptions
 from motia_adapters.firestore.upkeep import Upkeep
 from motia_core.adapter import Adapter, Capabilities, Finding, StorageSettings
+from motia_core.errors import UnsupportedCapability
 from motia_core.model import Batch, Item, Snapshot, StreamSpec, Write, WriteResult
 
 
@@ -25,7 +28,7 @@ class FirestoreAdapter(Adapter):
         self._options = options
         self._connection = Connection(options, settings.timeout)
         self._listener = Listener(self._connection)
-        self._streams: dict[str, Managed] = {}
+        self._streams: dict[str, Managed | MappedStream] = {}
         self._upkeep = Upkeep(settings.retention, lambda: list(self._streams.values()))
         self._changing = asyncio.Lock()
 
@@ -35,8 +38,8 @@ class FirestoreAdapter(Adapter):
         return self._connection.address
 
     def capabilities(self, stream: StreamSpec) -> Capabilities:
-        """Those of managed storage: there is no other."""
-        return MANAGED
+        """Of the user's own documents, or of managed storage, which hidden streams always use."""
+        return MAPPED if self._is_mapped(stream) else MANAGED
 
     async def open(self) -> None:
         """Find credentials and connect. Raises `BackendError` that says what is missing."""
@@ -56,7 +59,7 @@ class FirestoreAdapter(Adapter):
             await self._connection.close()
 
     async def prepare(self, stream: StreamSpec) -> None:
-        """Begin the stream's history, if it has none."""
+        """Begin the stream's history, if it has none. Raises `UnsupportedCapability` for a second mapped stream."""
         await self._of(stream).prepare()
 
     async def write(self, stream: StreamSpec, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
@@ -93,15 +96,35 @@ class FirestoreAdapter(Adapter):
             yield batch
 
     async def diagnose(self) -> Sequence[Finding]:
-        """Project, credentials, rights; indexes and rules. Two billed reads at most, and no write."""
+        """Project, credentials, rights; indexes and rules. Three billed reads at most, and no write."""
         self._connection.check_open()
-        return await diagnose(self._connection)
+        mapped = self._options.mapped
+        template = None if mapped is None else parse_template(mapped.path)
+        outside = sum(found.outside for found in self._streams.values() if isinstance(found, MappedStream))
+        return await diagnose(self._connection, template, outside)
 
-    def _of(self, stream: StreamSpec) -> Managed:
+    def _is_mapped(self, stream: StreamSpec) -> bool:
+        return self._options.mapped is not None and not stream.hidden
+
+    def _of(self, stream: StreamSpec) -> Managed | MappedStream:
         self._connection.check_open()
         found = self._streams.get(stream.name)
         if found is None:
             paths = paths_of(self._connection.documents, self._options.root, self.settings.namespace, stream.name)
-            found = Managed(self._connection, self._listener, paths, stream, self._options.poll)
+            if self._is_mapped(stream):
+                found = self._map(stream, paths)
+            else:
+                found = Managed(self._connection, self._listener, paths, stream, self._options.poll)
             self._streams[stream.name] = found
         return found
+
+    def _map(self, stream: StreamSpec, paths: Paths) -> MappedStream:
+        assert self._options.mapped is not None
+        template = parse_template(self._options.mapped.path)
+        for other in self._streams.values():
+            if isinstance(other, MappedStream):
+                raise UnsupportedCapability(
+                    f"storage {self.settings.name!r}: {template.text} is mapped by stream {other.stream.name!r}"
+                    f" already; give stream {stream.name!r} a storage of its own"
+                )
+        return MappedStream(self._connection, paths, stream, template, self.settings.retention, self._options.poll)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from motia_core.adapter import FULL, Capabilities, unsupported
+from dataclasses import replace
+
+from motia_core.adapter import FULL, Capabilities, limited, unsupported
 
 UPDATE_ATTEMPTS = 60
 """Rounds after which a write that always loses its race to other processes gives up."""
@@ -33,3 +35,22 @@ MANAGED = Capabilities(
     tested_items=20_000,
 )
 """What managed storage in Firestore promises; ``tested_items`` is what Google's emulator is asked to take."""
+
+MAPPED = replace(
+    MANAGED,
+    exact_values=limited(
+        'timestamps, references, points, bytes and NaN are objects such as {"$timestamp": ...}; an array right inside'
+        ' an array, fields named "" or __x__, and more than 20 levels are refused'
+    ),
+    equal_writes=unsupported("Firestore tells nobody of a write that changes nothing"),
+    any_ids=limited("ids that Firestore takes: no '/', not '.', '..' or __x__"),
+    isolation=limited("the documents are the application's own: one stream maps them, in every namespace the same"),
+    ttl=unsupported("the documents are the application's own, which knows no deadlines"),
+    history=limited("coalesced: what each document has become, not each step"),
+    restore_detection=unsupported(
+        "Firestore keeps no log: a restored database is compared as of the position's time, if it remembers that"
+    ),
+    foreign_writes=FULL,
+    max_position_length=31,
+)
+"""What documents of the user's own promise."""

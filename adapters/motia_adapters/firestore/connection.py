@@ -43,6 +43,8 @@ class Connection(Channel):
         super().__init__(options, timeout)
         self.calls: Counter[str] = Counter()
         """What was asked of Firestore so far: reads and writes as they are billed, and calls."""
+        self.is_emulated = options.emulator is not None
+        """Whether it is Google's emulator, which gives a commit its time a moment before it shows it."""
         self._offset: float | None = None
 
     async def open(self) -> None:
@@ -154,16 +156,16 @@ class Connection(Channel):
             await asyncio.sleep(_AGAIN)
 
     async def _answers(self, call: Any) -> list[Any]:
-        """All that a call answers. Who gives up waiting ends the call, which is heard out nevertheless.
+        """All that a call answers. It is heard out even if its caller gives up: its time is short.
 
-        Else the driver would be told of its end by an event loop that may be closed by then.
+        A call that is cancelled ends later for gRPC than for us: perhaps when the event loop that has to hear of it
+        is closed, at which gRPC stumbles.
         """
         task = asyncio.ensure_future(_all(call))
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             self._leave(task)
-            call.cancel()
             raise
 
     def _heard(self, stamp: Any) -> None:

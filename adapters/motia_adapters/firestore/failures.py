@@ -53,6 +53,16 @@ def is_lost_race(error: grpc.aio.AioRpcError) -> bool:
     return error.code() in LOST and "datastore mode" not in said and "requires an index" not in said
 
 
+def is_out_of_reach(error: BackendError) -> bool:
+    """Whether a read failed because Firestore does not remember the time that it was asked about."""
+    cause = error.__cause__
+    if not isinstance(cause, grpc.aio.AioRpcError):
+        return False
+    said = (cause.details() or "").lower()
+    too_old = "read_time" in said or "read time" in said or "too old" in said
+    return cause.code() in (_Code.FAILED_PRECONDITION, _Code.INVALID_ARGUMENT, _Code.OUT_OF_RANGE) and too_old
+
+
 def read_failed(error: BaseException, address: str, doing: str) -> BackendError:
     """This project's error for a read, or for anything else that writes nothing."""
     return _made(BackendUnavailable if _is_unavailable(error) else BackendError, error, address, doing)

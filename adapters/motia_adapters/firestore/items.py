@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -27,6 +28,8 @@ class State(NamedTuple):
     """µs since the epoch; 0: never."""
     updated: Any
     """``None``: there is no document."""
+    fields: Any = None
+    """The document's own fields, where they are another program's."""
 
 
 NOTHING = State(None, None, 0, None)
@@ -37,13 +40,51 @@ def version_at(updated: Any) -> str:
     return f"{micros(updated):016x}"
 
 
-class Layout:
+class Layout(ABC):
+    """Where items are, and what their documents hold."""
+
+    keeps_log: bool
+    """Whether every change is in the log, which then is their order, and proves what is known of items."""
+    tells_equal: bool
+    """Whether setting an equal value is a change."""
+
+    @abstractmethod
+    def name(self, key: Key) -> str:
+        """The full name of an item's document."""
+
+    @abstractmethod
+    def state(self, document: Any) -> State:
+        """The state that a document holds; ``None``: there is none."""
+
+    @abstractmethod
+    def message(self, key: Key, before: State, after: State, now: int) -> Any:
+        """The write that brings an item from one state to the other, and fails if it is in neither."""
+
+    @abstractmethod
+    def deadline(self, key: Key, expires: int) -> Any:
+        """The write that keeps (or with 0 removes) the record of an item's deadline."""
+
+    def fields(self, key: Key, before: State, json: bytes) -> Any:
+        """The document's own fields for a new value, where they are another program's. Raises `InvalidValue`."""
+        return None
+
+    def position(self, at: int, left: int = 0) -> str:
+        """The position of a change where times are the order: that of its commit (µs), and how many follow in it."""
+        return f"{at:016x}"
+
+    def alike(self, key: Key, before: State, json: bytes) -> bool:
+        """Whether a new value is what is stored already, to the last bit."""
+        return False
+
+
+class ManagedLayout(Layout):
     """Items in managed storage: the value is one text."""
+
+    tells_equal = True
 
     def __init__(self, paths: Paths, *, log: bool) -> None:
         self._paths = paths
         self.keeps_log = log
-        """Whether every change is in the log, which then is their order, and proves what is known of items."""
 
     def name(self, key: Key) -> str:
         """See `Paths.item`."""
@@ -57,10 +98,6 @@ class Layout:
         expires = plain(fields["expires"]) if "expires" in fields else 0
         version = fields["version"].string_value if self.keeps_log else version_at(document.update_time)
         return State(version, fields["json"].string_value.encode(), expires, document.update_time)
-
-    def position(self, at: int) -> str:
-        """The position of a change where there is no log: the time of its commit (µs)."""
-        return f"{at:016x}"
 
     def message(self, key: Key, before: State, after: State, now: int) -> Any:
         """Guarded by the time of the last change."""

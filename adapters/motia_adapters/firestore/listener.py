@@ -26,6 +26,8 @@ _log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0
 """Seconds before a broken call is made again; doubled each time, up to the second."""
+LONGEST_GOODBYE = 3.0
+"""Seconds in which the server is to end a call."""
 NO_CHANGE, ADDED, REMOVED, CURRENT, RESET = range(5)
 """Kinds of changes of a target, as Firestore numbers them."""
 
@@ -102,11 +104,12 @@ class Listener:
 
     async def close(self) -> None:
         """End."""
+        works = self._call is not None and self.error is None
         self._targets.clear()
         if self._task is not None:
-            if self._call is not None:  # what is being read ends with the call: the driver must not hear of it later
-                self._call.cancel()
-                await asyncio.wait([self._task], timeout=LONGEST_PAUSE)
+            # A call that the server ends, as it is asked to here, leaves nothing behind of which gRPC would hear later.
+            self._requests.put_nowait(None)
+            await asyncio.wait([self._task], timeout=LONGEST_GOODBYE if works else 0.0)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
@@ -146,6 +149,8 @@ class Listener:
                 if not self._targets or (task := asyncio.current_task()) is None or task.cancelling():
                     raise
                 self.error = None  # the call was cancelled, not we
+            if not self._targets:
+                break
             _log.debug("listening ended: %s", self.error)
             if any(target.current for target in self._targets.values()):
                 pause = FIRST_PAUSE
@@ -181,6 +186,7 @@ class Listener:
     async def _send(self, call: Any) -> None:
         while (request := await self._requests.get()) is not None:
             await call.write(request)
+        await call.done_writing()
 
     def _hear(self, message: Any) -> None:
         kind = message.WhichOneof("response_type")

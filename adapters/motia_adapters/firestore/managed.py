@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from motia_adapters.firestore.connection import Connection
-from motia_adapters.firestore.items import Layout
+from motia_adapters.firestore.items import ManagedLayout
 from motia_adapters.firestore.listener import Listener
 from motia_adapters.firestore.log import Log
 from motia_adapters.firestore.names import DEADLINES, Paths
@@ -34,7 +34,7 @@ class Managed:
         self._connection = connection
         self._paths = paths
         self._log = Log(connection, paths, stream.name)
-        layout = Layout(paths, log=stream.log)
+        layout = ManagedLayout(paths, log=stream.log)
         self._reads = Reads(connection, paths, layout, self._log)
         self.writer = Writer(connection, paths, layout, self._log, stream.name)
         self._tail = Tail(listener, self._log, paths, poll)

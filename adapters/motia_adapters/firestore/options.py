@@ -10,10 +10,27 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from motia_adapters.firestore.mapped.template import parse_template
+
 EMULATOR_VARIABLE = "FIRESTORE_EMULATOR_HOST"
 _PROJECT = re.compile(r"[a-z0-9.:-]{1,64}")
 _DATABASE = re.compile(r"\(default\)|[a-z][a-z0-9-]{0,62}")
 _ROOT = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+class MappedOptions(BaseModel):
+    """Documents of the user's own: ``mapped = { path = "workspaces/{group}/documents/{id}" }``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    """The path of a document, in which one segment is the group and the last one the item's id."""
+
+    @field_validator("path", mode="after")
+    @classmethod
+    def _fits(cls, path: str) -> str:
+        parse_template(path)
+        return path
 
 
 class FirestoreOptions(BaseModel):
@@ -37,6 +54,9 @@ class FirestoreOptions(BaseModel):
     """The top-level collection in which managed storage keeps everything."""
     poll: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """Seconds after which a watch looks at the log though its listener was silent; each look is one billed read."""
+
+    mapped: MappedOptions | None = None
+    """Documents of the user's own, which one stream maps; ``None``: managed storage."""
 
     @field_validator("project", mode="after")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from motia_adapters.firestore.capabilities import MANAGED
+from motia_adapters.firestore.capabilities import MANAGED, MAPPED
 from motia_adapters.firestore.options import FirestoreOptions, options_from_url
 from motia_core.adapter import Adapter, AdapterPlugin, StorageSettings
 from motia_core.hookspecs import hookimpl
@@ -23,7 +23,7 @@ PLUGIN = AdapterPlugin(
     options=FirestoreOptions,
     load=_load,
     from_url=options_from_url,
-    modes={"managed": MANAGED},
+    modes={"managed": MANAGED, "mapped": MAPPED},
     install="motia-core[firestore]",
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.history import Entry
-from motia_adapters.firestore.items import Layout
+from motia_adapters.firestore.items import ManagedLayout
 from motia_adapters.firestore.log import Log
 from motia_adapters.firestore.names import ITEMS, Paths, group_of
 from motia_adapters.firestore.wire import GREATER, GREATER_OR_EQUAL, micros, query_of
@@ -28,7 +28,7 @@ moment a read as of a time lacks items of a commit whose entry in the log was se
 class Reads:
     """What is read of one stream's items."""
 
-    def __init__(self, connection: Connection, paths: Paths, layout: Layout, log: Log) -> None:
+    def __init__(self, connection: Connection, paths: Paths, layout: ManagedLayout, log: Log) -> None:
         self._connection = connection
         self._paths = paths
         self._layout = layout
@@ -76,7 +76,7 @@ class Reads:
 
     async def snapshot(self, group: str, id: str | None, limit: int | None) -> Snapshot:
         """Items and the position up to which they are true: both are read as of one time."""
-        tries = 1 if self._connection.options.emulator is None else EMULATOR_TRIES
+        tries = EMULATOR_TRIES if self._connection.is_emulated else 1
         while True:
             tries -= 1
             entry, at = await self._log.newest()

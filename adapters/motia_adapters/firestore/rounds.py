@@ -10,12 +10,15 @@ from typing import Any
 from motia_adapters.firestore.history import Entry, Place, Told, chain, entry_fields
 from motia_adapters.firestore.items import NOTHING, Key, Layout, State, version_at
 from motia_adapters.firestore.names import Paths
-from motia_adapters.firestore.wire import micros, stored, untouched
+from motia_adapters.firestore.wire import micros, stored, unchanged, untouched
 from motia_core.errors import MotiaError
 from motia_core.model import ChangeType, Write, WriteResult
 
 MAX_BYTES = 4_000_000
 """Bytes of the log after which a commit takes no more calls."""
+STEPS = 4096
+"""Parts of a ms by which the changes of one commit follow each other where times are the order: as many as a float
+of today's times can tell apart."""
 _TYPES: dict[str, ChangeType] = {"c": "create", "u": "update", "d": "delete", "e": "event"}
 
 
@@ -40,9 +43,9 @@ class Unit:
 
 @dataclass(slots=True)
 class _Outcome:
-    """What a write will have done: the number of its change in the commit, and the values."""
+    """What a write will have done: the number of its change in the commit (``None``: it needs none), and the values."""
 
-    number: int
+    number: int | None
     type: str
     group: str
     id: str | None
@@ -128,6 +131,9 @@ class Round:
         new = write.resolve(state.json)
         if new is None and not exists:
             return None
+        if new is not None and exists and not self.layout.tells_equal and self.layout.alike(key, state, new):
+            return _Outcome(None, "u", group, id, state.json, new)
+        fields = None if new is None else self.layout.fields(key, state, new)
         kind = "d" if new is None else "u" if exists else "c"
         expires = 0
         if new is not None:
@@ -135,7 +141,7 @@ class Round:
             if write.ttl is not None:
                 expires = self.now + max(1, round(write.ttl * 1_000_000))
         number = self._tell(work, Told(kind, group, id, None, expires, state.json if new is None else new))
-        work.after[key] = NOTHING if new is None else State(f"#{number}", new, expires, None)
+        work.after[key] = NOTHING if new is None else State(f"#{number}", new, expires, None, fields)
         work.last[key] = number
         return _Outcome(number, kind, group, id, state.json, new)
 
@@ -173,7 +179,15 @@ class Round:
         for key, state in self.after.items():
             if state.expires != self.before[key].expires:
                 messages.append(self.layout.deadline(key, state.expires))
-        return messages
+        return messages + self._witnesses()
+
+    def _witnesses(self) -> list[Any]:
+        """Without a log that proves it: items that a batch has looked at and not changed must still be as they were."""
+        seen: dict[Key, None] = {}
+        for unit, outcomes in self.done if not self.layout.keeps_log else ():
+            if any(outcome is not None and outcome.number is not None for outcome in outcomes):
+                seen |= dict.fromkeys(key for key in unit.keys if key not in self.after)
+        return [unchanged(self.layout.name(key), self.before[key].updated) for key in seen]
 
     def finish(self, reply: Any) -> Entry | None:
         """Learn from the reply what the documents' times are; the log's new head, if it has one."""
@@ -194,16 +208,23 @@ class Round:
         """What each unit's writes did."""
         places = self._places()
         times = [e.time_of(i) for e in self.entries for i in range(1, len(e.changes) + 1)]
+        left = {} if self.layout.keeps_log else self._left()
 
         def result(outcome: _Outcome | None) -> WriteResult | None:
             if outcome is None:
                 return None
-            if self.layout.keeps_log:
+            key = (outcome.group, outcome.id or "")
+            if outcome.number is None:
+                state = self.before[key]
+                version, position = state.version or "", self.layout.position(micros(state.updated))
+                timestamp = micros(state.updated) / 1000
+            elif self.layout.keeps_log:
                 position = version = places[outcome.number].position
                 timestamp = times[outcome.number]
             else:
-                position = version = self.layout.position(self.commit_time)
-                timestamp = self.commit_time / 1000
+                behind = left[outcome.number]
+                position = self.layout.position(self.commit_time, behind)
+                version, timestamp = f"{self.commit_time:016x}", self.commit_time / 1000 - behind / STEPS
             if outcome.type == "e":
                 version = ""
             type = _TYPES[outcome.type]
@@ -213,3 +234,14 @@ class Round:
 
     def _places(self) -> list[Place]:
         return [entry.place(index) for entry in self.entries for index in range(1, len(entry.changes) + 1)]
+
+    def _left(self) -> dict[int, int]:
+        """Where times are the order: how many changes of the commit come behind each, as every reader sees it."""
+        order = sorted(range(len(self.changes)), key=lambda number: self._rank(self.changes[number], number))
+        return {number: len(order) - 1 - at for at, number in enumerate(order)}
+
+    def _rank(self, change: Told, number: int) -> tuple[bool, bytes, int]:
+        """Items come by the names of their documents, then events as they were sent."""
+        if change.type == "e":
+            return (True, b"", number)
+        return (False, self.layout.name((change.group, change.id or "")).encode(), 0)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from motia_adapters.firestore.connection import LostRace
 from motia_adapters.firestore.managed import PORTION, Managed
+from motia_adapters.firestore.mapped.stream import MappedStream
 from motia_core.adapter import Retention
 from motia_core.errors import BackendError, Conflict
 
@@ -38,10 +39,10 @@ class _Seen:
 class Upkeep:
     """Looks after the streams that this process uses."""
 
-    def __init__(self, retention: Retention, streams: Callable[[], Sequence[Managed]]) -> None:
+    def __init__(self, retention: Retention, streams: Callable[[], Sequence[Managed | MappedStream]]) -> None:
         self._retention = retention
         self._streams = streams
-        self._seen: dict[Managed, _Seen] = {}
+        self._seen: dict[Managed | MappedStream, _Seen] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -62,6 +63,9 @@ class Upkeep:
             for stream in self._streams():
                 seen = self._seen.setdefault(stream, _Seen(trimmed=asyncio.get_running_loop().time()))
                 try:
+                    if isinstance(stream, MappedStream):
+                        await stream.trim()
+                        continue
                     await self._sweep(stream, seen)
                     if stream.stream.log:
                         await self._trim(stream, seen)

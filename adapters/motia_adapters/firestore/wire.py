@@ -73,6 +73,11 @@ def untouched(name: str, after: Any) -> Any:
     return _guarded(message, after, False)
 
 
+def unchanged(name: str, after: Any) -> Any:
+    """The same; ``None``: fails if the document is there."""
+    return _guarded(WriteMessage(delete=name), None, True) if after is None else untouched(name, after)
+
+
 def _guarded(message: Any, after: Any, fresh: bool) -> Any:
     if fresh:
         message.current_document.exists = False

@@ -15,7 +15,7 @@ from motia_adapters.firestore.items import Key, Known, Layout, State
 from motia_adapters.firestore.log import Log
 from motia_adapters.firestore.names import Paths
 from motia_adapters.firestore.rounds import Round, Unit
-from motia_core.errors import BackendError, Conflict, MotiaError, OutcomeUnknown
+from motia_core.errors import BackendError, BackendUnavailable, Conflict, MotiaError, OutcomeUnknown
 from motia_core.model import Write, WriteResult
 
 MAX_WRITES = 250
@@ -41,6 +41,8 @@ class Writer:
         self._races = 0.0
         self._took = 0.0
         self._task: asyncio.Task[None] | None = None
+        self.committing = asyncio.Lock()
+        """Held from when a commit is sent until `on_commit` knows of it."""
         self.on_commit: Callable[[Round], None] | None = None
         """Told of each commit before its callers are."""
         self.written = 0
@@ -135,8 +137,13 @@ class Writer:
         return taken
 
     def _late(self, unit: Unit) -> MotiaError:
-        if unit.attempts:
+        if unit.attempts > 1:
             return _lost(unit)
+        if unit.attempts:  # one race in all that time: it was the server that took it
+            return BackendUnavailable(
+                f"firestore: a write was not done at {self._connection.address} within"
+                f" {self._connection.timeout:g} s, as the server was away or slow (nothing was written: try again)"
+            )
         return unreachable(self._connection.address, self._connection.timeout)
 
     async def _perform(self, units: Sequence[Unit]) -> None:
@@ -154,12 +161,13 @@ class Writer:
             messages = round.messages(self._head)
             started = asyncio.get_running_loop().time()
             try:
-                reply = await self._connection.commit(messages)
+                async with self.committing:
+                    reply = await self._connection.commit(messages)
+                    self._learn(round, round.finish(reply))
             except LostRace:
                 self._lose(self._running)
                 return
             self._took = asyncio.get_running_loop().time() - started
-            self._learn(round, round.finish(reply))
         elif not fresh:
             # What was known from before may be out of date: nothing has proved it.
             self._known.drop(keys)

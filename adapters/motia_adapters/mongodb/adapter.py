@@ -10,7 +10,7 @@ from typing import Any
 from motia_adapters.mongodb import documents, reads
 from motia_adapters.mongodb.capabilities import MANAGED, MAPPED
 from motia_adapters.mongodb.diagnosis import check_server, diagnose, oplog_reach
-from motia_adapters.mongodb.documents import Told
+from motia_adapters.mongodb.documents import Lost, Told
 from motia_adapters.mongodb.history import History
 from motia_adapters.mongodb.link import Link
 from motia_adapters.mongodb.mapped import reads as mapped_reads
@@ -19,11 +19,11 @@ from motia_adapters.mongodb.mapped.writes import MappedWriter
 from motia_adapters.mongodb.options import MongoOptions
 from motia_adapters.mongodb.places import Place
 from motia_adapters.mongodb.rooms import Room, Rooms
-from motia_adapters.mongodb.tail import RESETS, Inbox, Page, Reader, Tail, as_change
+from motia_adapters.mongodb.tail import RESETS, Inbox, Page, Placed, Reader, Tail, as_change
 from motia_adapters.mongodb.upkeep import PURGES, Upkeep, purge, sweep
 from motia_adapters.mongodb.writer import Writer
 from motia_core.adapter import Adapter, Capabilities, Finding, StorageSettings
-from motia_core.errors import UnsupportedCapability
+from motia_core.errors import PositionExpired, UnsupportedCapability
 from motia_core.model import Batch, Change, Item, Snapshot, StreamSpec, Write, WriteResult
 
 CATCHING_UP = 0.001
@@ -139,10 +139,12 @@ class MongoAdapter(Adapter):
             while True:
                 joined = await self._tail.attach(inbox, self._history.now)
                 async for page in self._catch_up(room, place, joined):
-                    batch, place = _batch(room, page.changes.get(room.stream, ()), place, page.place)
+                    batch, place, lost = _batch(room, page.changes.get(room.stream, ()), place, page.place)
                     if batch.changes or not begun or page.whole:
                         begun = True
                         yield batch
+                    if lost is not None:
+                        raise lost
                 while not inbox.behind:
                     await inbox.bell.wait()
                     inbox.bell.clear()
@@ -154,9 +156,11 @@ class MongoAdapter(Adapter):
                     if reached is None or inbox.behind:
                         continue
                     before = place
-                    batch, place = _batch(room, waiting, place, reached)
+                    batch, place, lost = _batch(room, waiting, place, reached)
                     if place > before:
                         yield batch
+                    if lost is not None:
+                        raise lost
                 self._tail.detach(inbox)
                 inbox = Inbox(stream.name)
         finally:
@@ -199,15 +203,19 @@ class MongoAdapter(Adapter):
         kinds: Any = {"$in": ["insert", "update", "replace", *RESETS]}
         ours = [
             {"ns.coll": names},
+            {"to.coll": names},  # renamed onto it
             {"ns.coll": self._rooms.events},
             {"operationType": {"$in": ["dropDatabase", "invalidate"]}},
         ]
         if self._mapping is not None:
             kinds = {"$in": ["insert", "update", "replace", "delete", *RESETS]}
-            ours.append({"ns.coll": self._mapping.collection})
-        return Reader(self._link, [{"$match": {"operationType": kinds, "$or": ours}}], self._translate)
+            ours += [{"ns.coll": self._mapping.collection}, {"to.coll": self._mapping.collection}]
+        pipeline: list[Mapping[str, Any]] = [{"$match": {"operationType": kinds, "$or": ours}}]
+        if self._mapping is not None:
+            pipeline += mapped_reads.trimming(self._mapping)
+        return Reader(self._link, pipeline, self._translate)
 
-    def _translate(self, event: Mapping[str, Any]) -> tuple[str, Iterable[Told]] | None:
+    def _translate(self, event: Mapping[str, Any]) -> tuple[str, Iterable[Told | Lost]] | None:
         collection = event["ns"]["coll"]
         if collection == self._rooms.events:
             if event["operationType"] != "insert":
@@ -236,8 +244,10 @@ class MongoAdapter(Adapter):
                     return
 
     def _reset(self, collection: str | None) -> str | None:
-        """A collection was dropped or renamed, or all of them."""
+        """A collection was dropped, or renamed from or to this name, or all of them. Its stream; ``None``: all."""
         stream = self._rooms.stream_of(collection) if collection is not None else None
+        if stream is None and collection not in (None, self._rooms.events):
+            return ""  # the other name of one of ours
         self._rooms.forget(stream)
         return stream
 
@@ -256,12 +266,19 @@ class MongoAdapter(Adapter):
                 await purge(self._link, room)
 
 
-def _batch(room: Room, waiting: Iterable[tuple[Place, Told]], place: Place, reached: Place) -> tuple[Batch, Place]:
-    """The changes after a place as a batch, and the place then."""
+def _batch(
+    room: Room, waiting: Iterable[Placed], place: Place, reached: Place
+) -> tuple[Batch, Place, PositionExpired | None]:
+    """The changes after a place as a batch, the place then, and why what follows cannot be told, if so."""
     changes: list[Change] = []
     for at, told in waiting:
-        if at > place:
-            place = at
-            changes.append(as_change(room.stream, room.identity, at, told))
+        if at <= place:
+            continue
+        if isinstance(told, Lost):
+            said = f"mongodb: stream {room.stream!r}: {told.why}"
+            start, end = place.position(room.identity), at.position(room.identity)
+            return Batch(tuple(changes), start), place, PositionExpired(said, position=start, floor=end)
+        place = at
+        changes.append(as_change(room.stream, room.identity, at, told))
     place = max(place, reached)
-    return Batch(tuple(changes), place.position(room.identity)), place
+    return Batch(tuple(changes), place.position(room.identity)), place, None

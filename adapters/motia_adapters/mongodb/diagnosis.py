@@ -12,6 +12,8 @@ from motia_core.errors import BackendError
 
 OLDEST = (5, 0)
 MAPPED_OLDEST = (6, 0)
+RIGHTS = ("find", "insert", "update", "remove", "createCollection", "createIndex", "listCollections", "changeStream")
+"""What the user has to be allowed on the database; the role readWrite has it all."""
 SHORT_WINDOW = 24.0
 """Hours of oplog under which ``doctor`` warns."""
 
@@ -53,6 +55,7 @@ async def diagnose(link: Link, mapping: Collection | None) -> Sequence[Finding]:
         findings.append(
             Finding("warning", "one member only: its loss is an outage", "add members: rs.add('host:27017') in mongosh")
         )
+    findings += await _rights(link, mapping)
     findings += await _oplog(link)
     if mapping is not None:
         try:
@@ -60,6 +63,32 @@ async def diagnose(link: Link, mapping: Collection | None) -> Sequence[Finding]:
         except BackendError as error:
             findings.append(Finding("error", f"collection {mapping.collection!r} cannot be looked at: {error}"))
     return findings
+
+
+async def _rights(link: Link, mapping: Collection | None) -> list[Finding]:
+    """What the user may not do. Without access control nobody is asked."""
+    try:
+        status = await link.run({"connectionStatus": 1, "showPrivileges": True}, database="admin")
+    except BackendError as error:
+        return [Finding("warning", f"the user's rights cannot be read: {_short(error)}")]
+    info, database = status["authInfo"], link.options.database
+    users = [user["user"] for user in info.get("authenticatedUsers", [])]
+    if not users:
+        return []
+    allowed: set[str] = set()
+    for privilege in info.get("authenticatedUserPrivileges", []):
+        resource = privilege["resource"]
+        if resource.get("anyResource") or (resource.get("db") in ("", database) and resource.get("collection") == ""):
+            allowed.update(privilege["actions"])
+    needed = [*RIGHTS, *(["collMod"] if mapping is not None and mapping.options.enable_images else [])]
+    missing = [action for action in needed if action not in allowed]
+    if not missing:
+        return [Finding("ok", f"user {users[0]!r} may do all that is needed on database {database!r}")]
+    role = "dbAdmin" if missing == ["collMod"] else "readWrite"
+    said = f"user {users[0]!r} may not {', '.join(missing)} on every collection of database {database!r}"
+    return [
+        Finding("warning", said, f'grant it: db.grantRolesToUser({users[0]!r}, [{{role: "{role}", db: {database!r}}}])')
+    ]
 
 
 async def oplog_reach(link: Link) -> float | None:
@@ -112,7 +141,13 @@ async def _mapped(link: Link, mapping: Collection) -> list[Finding]:
     if not found:
         return [Finding("error", f"there is no collection {name!r}", "create it, or correct mapped.collection")]
     findings: list[Finding] = []
-    for check in (lambda: mapping.check_names(found[0]), lambda: mapping.check_unique(link)):
+    options = found[0].get("options", {})
+    if mapping.options.enable_images and not options.get("changeStreamPreAndPostImages", {}).get("enabled"):
+        findings.append(
+            Finding("ok", f"collection {name!r} keeps no images yet: they are turned on at the first start")
+        )
+        options["changeStreamPreAndPostImages"] = {"enabled": True}
+    for check in (lambda: mapping.check_images(found[0]), lambda: mapping.check_unique(link)):
         try:
             waiting = check()
             if waiting is not None:
@@ -120,12 +155,17 @@ async def _mapped(link: Link, mapping: Collection) -> list[Finding]:
         except BackendError as error:
             said, _, remedy = str(error).partition("; run in mongosh: ")
             findings.append(Finding("error", said, remedy))
+    indexes, _ = await link.read_all({"listIndexes": name})
+    if not any(next(iter(index["key"])) == mapping.group for index in indexes):
+        said = f"no index of {name!r} begins with {mapping.group!r}: each sync of a group reads the whole collection"
+        findings.append(Finding("warning", said, f"db[{name!r}].createIndex({{{mapping.group}: 1}})"))
     unusable = await mapping.unusable(link)
     if unusable is None:
         findings.append(Finding("ok", f"collection {name!r} is too large to count documents that cannot be items"))
     elif unusable:
-        said = f"{unusable} documents of {name!r} cannot be items: {mapping.group!r} or {mapping.id!r} is missing or of"
-        findings.append(Finding("warning", f"{said} another type", "correct them, or set group_type and id_type"))
+        said = f"{unusable} documents of {name!r} cannot be items: {mapping.group!r} or {mapping.id!r} is missing, of"
+        said += " another type, or no text that can name an item"
+        findings.append(Finding("warning", said, "correct them, or set group_type and id_type"))
     return findings or [Finding("ok", f"collection {name!r} keeps images, and its ids are unique")]
 
 

@@ -84,6 +84,14 @@ class Told:
     event_type: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A change of which it cannot be told what it was."""
+
+    why: str
+    half: int = 0
+
+
 def key_of(group: str, id: str) -> dict[str, str]:
     """The ``_id``."""
     return {"g": group, "i": id}
@@ -217,9 +225,9 @@ def changes(event: Mapping[str, Any]) -> Iterator[Told]:
         fields = event["fullDocument"]
     else:
         return
-    if "c" not in fields or "r" not in fields:
-        return
     key = event["documentKey"]["_id"]
+    if "c" not in fields or "r" not in fields or not isinstance(key, dict):  # somebody else's
+        return
     group, id, version = key["g"], key["i"], version_of(fields["c"], fields["r"])
     if "v" not in fields:
         if "o" in fields:

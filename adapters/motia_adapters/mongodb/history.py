@@ -92,7 +92,8 @@ class History:
         """That of a snapshot: after all changes of its cluster time, which may be those of a transaction."""
         if not self.reads_oplog:
             return place.timestamp
-        size = {"$size": {"$cond": [{"$isArray": "$o.applyOps"}, "$o.applyOps", []]}}
+        listed = {"$size": {"$cond": [{"$isArray": "$o.applyOps"}, "$o.applyOps", []]}}
+        size = {"$cond": [{"$eq": ["$op", "c"]}, {"$ifNull": ["$o.count", listed]}, 1]}
         command = {"find": "oplog.rs", "filter": {"ts": place.time}, "projection": {"n": size}, "limit": 1,
                    "singleBatch": True}  # fmt: skip
         found = (await self._link.run(command, database="local"))["cursor"]["firstBatch"]

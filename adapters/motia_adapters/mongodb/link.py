@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from bson import Timestamp
 
 from motia_adapters.mongodb.failures import failure, is_reply
-from motia_adapters.mongodb.mapped.values import CODEC
+from motia_adapters.mongodb.mapped.values import CODEC, RAW
 from motia_adapters.mongodb.options import MongoOptions
-from motia_core.errors import BackendError, BackendUnavailable, OutcomeUnknown
+from motia_core.errors import BackendError, BackendUnavailable, ConfigError, OutcomeUnknown
 
 MAJORITY = {"w": "majority"}
 GRACE = 0.5
@@ -45,15 +45,23 @@ class Link:
         return self._client is not None
 
     async def open(self) -> None:
-        """Make the client, or take the one that was handed in. Raises `BackendError` for a URL it cannot use."""
+        """Make the client, or take the one that was handed in.
+
+        Raises `BackendError` for a URL it cannot use, `ConfigError` for such a client.
+        """
         options = self.options
         if options.client is not None:
+            if _limits(options.client).timeout is not None:
+                raise ConfigError(
+                    f"mongodb: the client handed in for {self.address} has timeoutMS, which the driver puts upon change"
+                    " streams too: make it without; the storage's own timeout holds for all that is asked"
+                )
             self._client = options.client
         else:
             limit = max(1, round(self.timeout * 1000))
             settings: dict[str, Any] = {
                 "serverSelectionTimeoutMS": limit, "connectTimeoutMS": limit, "socketTimeoutMS": limit,
-                "waitQueueTimeoutMS": limit, "appname": "motia-core", "retryWrites": False,
+                "waitQueueTimeoutMS": limit, "timeoutMS": None, "appname": "motia-core", "retryWrites": False,
             }  # fmt: skip
             try:
                 self._client = _client_class(options.driver)(options.url.get_secret_value(), **settings)
@@ -79,23 +87,35 @@ class Link:
             raise BackendUnavailable(f"storage {self._name!r} (mongodb) is closed")
 
     async def run(
-        self, command: Mapping[str, Any], *, session: Any = None, database: str | None = None, write: bool = False
+        self,
+        command: Mapping[str, Any],
+        *,
+        session: Any = None,
+        database: str | None = None,
+        write: bool = False,
+        raw: bool = False,
     ) -> Any:
-        """Send one command; its reply. Raises the driver's errors as the project's."""
+        """Send one command; its reply (``raw``: of bytes). Raises the driver's errors as the project's."""
         self.check_open()
         try:
-            return await self.send(command, session=session, database=database)
+            return await self.send(command, session=session, database=database, raw=raw)
         except Exception as error:
             raise failure(error, self.address, write=write) from error
 
     async def send(
-        self, command: Mapping[str, Any], *, session: Any = None, database: str | None = None, uncancelled: bool = False
+        self,
+        command: Mapping[str, Any],
+        *,
+        session: Any = None,
+        database: str | None = None,
+        uncancelled: bool = False,
+        raw: bool = False,
     ) -> Any:
         """Like `run`, with the driver's own errors. ``uncancelled``: nobody cancels the task that asks."""
         if not self._tells_time:
             await self.until_it_tells_time()
         target = self._database if database is None else self._client[database]
-        work = target.command(command, session=session, codec_options=CODEC)
+        work = target.command(command, session=session, codec_options=RAW if raw else CODEC)
         try:
             if uncancelled and self.options.client is None:  # our own clients have time limits of their own
                 reply = await work
@@ -195,11 +215,14 @@ class Link:
     async def transaction(self) -> AsyncGenerator[Any, None]:
         """A session in a transaction, which the block has to `commit`; else it is aborted."""
         from pymongo.read_concern import ReadConcern
+        from pymongo.read_preferences import ReadPreference
         from pymongo.write_concern import WriteConcern
 
         async with self.session() as session:
             started = session.start_transaction(
-                read_concern=ReadConcern("snapshot"), write_concern=WriteConcern(w="majority")
+                read_concern=ReadConcern("snapshot"),
+                write_concern=WriteConcern(w="majority"),
+                read_preference=ReadPreference.PRIMARY,  # whatever the URL says
             )
             if inspect.isawaitable(started):
                 await started
@@ -213,16 +236,21 @@ class Link:
             raise failure(error, self.address, write=True, committing=True) from error
         return self.time_of({"operationTime": session.operation_time}, write=True)
 
-    async def read_all(self, command: Mapping[str, Any]) -> tuple[list[Any], Any]:
-        """All documents of a ``find`` or ``aggregate``, and the cursor of the first reply."""
+    async def read_all(
+        self, command: Mapping[str, Any], *, raw: bool = False, enough: Callable[[list[Any]], bool] | None = None
+    ) -> tuple[list[Any], Any]:
+        """All documents of a ``find`` or ``aggregate``, or as many as are ``enough``; the cursor of the first reply."""
         async with self.session() as session:
-            cursor = first = (await self.run(command, session=session))["cursor"]
-            documents: list[Any] = cursor["firstBatch"]
+            cursor = first = (await self.run(command, session=session, raw=raw))["cursor"]
+            documents: list[Any] = list(cursor["firstBatch"])
             collection = first["ns"].partition(".")[2]
             try:
                 while cursor["id"]:
+                    if enough is not None and enough(documents):
+                        await self.kill_cursor(cursor["id"], collection, session)
+                        break
                     more = {"getMore": cursor["id"], "collection": collection}
-                    cursor = (await self.run(more, session=session))["cursor"]
+                    cursor = (await self.run(more, session=session, raw=raw))["cursor"]
                     documents += cursor["nextBatch"]
             except BackendError:  # a server that is away frees its cursors by itself
                 raise
@@ -242,6 +270,13 @@ def _address(client: Any, database: str) -> str:
     """Where a client of the user's leads."""
     servers = sorted(client.topology_description.server_descriptions())
     return f"mongodb://{','.join(f'{host}:{port}' if port else host for host, port in servers)}/{database}"
+
+
+def _limits(client: Any) -> Any:
+    """The options of a client of the user's; Motor's has PyMongo's within."""
+    from pymongo import AsyncMongoClient
+
+    return (client if isinstance(client, AsyncMongoClient) else client.delegate).options
 
 
 def _client_class(driver: str) -> Any:

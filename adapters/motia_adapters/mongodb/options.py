@@ -75,6 +75,13 @@ class MongoOptions(BaseModel):
             raise ValueError("must begin with mongodb:// or mongodb+srv://")
         return url
 
+    @field_validator("database", mode="after")
+    @classmethod
+    def _can_be_watched(cls, database: str) -> str:
+        if database in ("admin", "config", "local"):
+            raise ValueError("admin, config and local are MongoDB's own, and have no change streams")
+        return database
+
     @property
     def address(self) -> str:
         """The servers and the database, without user and password."""

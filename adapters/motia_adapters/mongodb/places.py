@@ -18,6 +18,8 @@ LAST = 0xFFFFFF
 LENGTH = 34
 _UNITS = 256.0
 """Increments of a cluster time in one millisecond of a change's timestamp: a second holds 256,000 of them."""
+_OPERATIONS = 8
+"""Operations of a transaction in an increment; twice that is as fine as a float of today's milliseconds is."""
 
 
 class Place(NamedTuple):
@@ -36,15 +38,17 @@ class Place(NamedTuple):
     def timestamp(self) -> float:
         """Milliseconds since the epoch, rising strictly with the place.
 
-        A transaction of N operations takes N increments, and its first is its cluster time: so
-        the numbers within it have room before whatever comes next.
+        A transaction of N operations that the oplog keeps in E entries takes N increments, and the
+        E-th of them is its cluster time. So what comes next is N - E + 1 increments later at least;
+        with eight operations to an increment there is room before it, unless each of eight or more
+        operations fills an entry (16 MB) of its own.
         """
-        units = self.increment + (0.75 if self.number == LAST else self.number / 2 - 1)
-        return self.seconds * 1000.0 + units / _UNITS
+        units = (_OPERATIONS * 2 - 1 if self.number == LAST else self.number - 2) / (_OPERATIONS * 2)
+        return self.seconds * 1000.0 + (self.increment + units) / _UNITS
 
     def timestamp_after(self, operations: int) -> float:
         """That of `LAST`, after so many operations at its cluster time."""
-        return self.timestamp + max(0, operations - 1) / _UNITS
+        return self.timestamp + max(0, operations - _OPERATIONS) / (_OPERATIONS * _UNITS)
 
     def position(self, identity: str) -> str:
         """The position in the history of ``identity``."""

@@ -53,6 +53,8 @@ class Rooms:
 
     def check(self) -> None:
         """Raise `ConfigError` for a namespace that no collection's name can hold."""
+        if self._namespace == "system":
+            raise ConfigError("mongodb: namespace 'system' is MongoDB's own; take another")
         if "$" in self._namespace or "\x00" in self._namespace or len(self._namespace.encode()) > 100:
             raise ConfigError(
                 f"mongodb: namespace {self._namespace!r} must have no '$' and no NUL, and 100 bytes at most"
@@ -130,20 +132,23 @@ class Rooms:
                 f"mongodb: there is no collection {mapping.collection!r} in the database at {self._link.address}:"
                 " create it, or correct mapped.collection"
             )
-        if mapping.options.enable_images and not found["options"].get("changeStreamPreAndPostImages"):
+        mapping.check_kind(found)
+        if mapping.options.enable_images and not found["options"].get("changeStreamPreAndPostImages", {}).get(
+            "enabled"
+        ):
             await self._link.run(
                 {"collMod": mapping.collection, "changeStreamPreAndPostImages": {"enabled": True},
                  "writeConcern": MAJORITY}
             )  # fmt: skip
             found = await self._described(mapping.collection) or found
-        mapping.check_names(found)
+        mapping.check_images(found)
         await mapping.check_unique(self._link)
         await self._make_events()
         unusable = await mapping.unusable(self._link)
         if unusable:
             _log.warning(
                 "mongodb: %d documents of collection %r cannot be items and are not shown: their %r or %r is missing,"
-                " or of another type",
+                " of another type, or no text that can name an item",
                 unusable, mapping.collection, mapping.group, mapping.id,
             )  # fmt: skip
         return Room(stream.name, mapping.collection, _identity(found), True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from bson import Timestamp
 
-from motia_adapters.mongodb.documents import Told
+from motia_adapters.mongodb.documents import Lost, Told
 from motia_adapters.mongodb.failures import HISTORY_LOST, code_of
 from motia_adapters.mongodb.link import Link
 from motia_adapters.mongodb.places import Place, change, end, time_of_token
@@ -24,7 +24,8 @@ AWAIT = 0.5
 INBOX = 5_000
 """Changes that a watch may lag behind before it has to catch up by itself."""
 
-Translate = Callable[[Mapping[str, Any]], tuple[str, Iterable[Told]] | None]
+Placed = tuple[Place, Told | Lost]
+Translate = Callable[[Mapping[str, Any]], tuple[str, Iterable[Told | Lost]] | None]
 """The stream that an event is of, and its changes; ``None``: not ours."""
 RESETS = frozenset({"drop", "rename", "dropDatabase", "invalidate"})
 
@@ -33,7 +34,7 @@ RESETS = frozenset({"drop", "rename", "dropDatabase", "invalidate"})
 class Page:
     """What was read: changes by stream, collections that were reset, and how far that goes."""
 
-    changes: dict[str, list[tuple[Place, Told]]]
+    changes: dict[str, list[Placed]]
     resets: list[str | None]
     place: Place
     whole: bool
@@ -49,10 +50,11 @@ class Reader:
         self._translate = translate
         self._numbers: dict[str, int] = {}
         self._time: Timestamp | None = None
+        self._start = Timestamp(0, 0)
 
     async def pages(self, start: Timestamp, options: Mapping[str, Any], wait: float) -> AsyncGenerator[Page, None]:
         """Read from all of ``start`` on. Raises `PositionExpired` where the oplog does not reach back so far."""
-        link = self._link
+        link, self._start = self._link, start
         stage = {"$changeStream": {"startAtOperationTime": start, **options}}
         command = {
             "aggregate": 1, "pipeline": [stage, *self._pipeline], "cursor": {}, "readConcern": {"level": "majority"}
@@ -86,7 +88,7 @@ class Reader:
             raise
 
     def _page(self, batch: Sequence[Mapping[str, Any]], token: Any) -> Page:
-        found: dict[str, list[tuple[Place, Told]]] = {}
+        found: dict[str, list[Placed]] = {}
         resets: list[str | None] = []
         place = None
         for event in batch:
@@ -95,7 +97,11 @@ class Reader:
                 self._time = time
                 self._numbers.clear()
             if event["operationType"] in RESETS:
+                if time <= self._start:  # what is read from here on is that of the new collection
+                    continue
                 resets.append(event.get("ns", {}).get("coll"))
+                if "to" in event:
+                    resets.append(event["to"]["coll"])
                 continue
             translated = self._translate(event)
             if translated is None:
@@ -120,7 +126,7 @@ class Inbox:
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
-        self.changes: deque[tuple[Place, Told]] = deque()
+        self.changes: deque[Placed] = deque()
         self.behind = False
         self.error: MotiaError | None = None
         self.bell = asyncio.Event()

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from motia_adapters.mongodb.adapter import MongoAdapter
-from motia_adapters.mongodb.options import MongoOptions
+from motia_adapters.mongodb.options import MappedOptions, MongoOptions
 from pymongo import AsyncMongoClient
 
 from motia_core.adapter import Retention, StorageSettings
 from motia_core.model import StreamSpec, Write, WriteResult
+from motia_core.operations import parse
 from motia_core.testing.harness import eventually, read_log
 from motia_core.testing.servers import MongoDB, start_or_skip
 from motia_core.values import encode_object
@@ -62,6 +63,22 @@ class Lab:
         (result,) = await adapter.write(self.docs, [write])
         assert result is not None
         return result  # type: ignore[no-any-return]
+
+    async def map(
+        self, *, images: bool = True, server: Any = None, driver: str = "pymongo", **given: Any
+    ) -> tuple[MongoAdapter, Any]:
+        """An adapter on the collection "orders", and that collection as another program has it."""
+        server = server or await self.serve()
+        orders = self.client(server.url)["shop"]["orders"]
+        if "orders" not in await orders.database.list_collection_names():
+            await orders.database.create_collection("orders", changeStreamPreAndPostImages={"enabled": images})
+        options: Any = {"collection": "orders", "group_field": "customer", **given}
+        return await self.connect(server.url, mapped=MappedOptions(**options), driver=driver), orders
+
+    @staticmethod
+    def update(group: str, id: str, *operations: dict[str, Any]) -> Write:
+        """An update, as the core makes it."""
+        return Write("update", group, id, operations=parse(list(operations)), finish=encode_object)
 
     async def end(self) -> None:
         """Close and stop everything."""

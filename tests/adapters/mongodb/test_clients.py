@@ -10,7 +10,7 @@ import pytest
 from pymongo import AsyncMongoClient
 
 from motia_core import Motia, StreamConfig
-from motia_core.errors import BackendUnavailable
+from motia_core.errors import BackendUnavailable, ConfigError
 from motia_core.model import Write
 from motia_core.values import encode_object
 
@@ -87,3 +87,13 @@ async def test_an_error_names_the_server_of_the_client_that_was_handed_in() -> N
         await motia.__aenter__()
     assert "sesame" not in str(caught.value)
     await client.close()
+
+
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+async def test_a_client_with_a_time_limit_for_everything_is_refused(lab: Any, driver: str) -> None:
+    client = _client(driver, "mongodb://127.0.0.1:1/?timeoutMS=5000")
+    with pytest.raises(ConfigError, match="timeoutMS"):
+        await lab.connect("mongodb://127.0.0.1:1/", client=client)
+    closing = client.close()
+    if inspect.isawaitable(closing):
+        await closing

@@ -13,9 +13,7 @@ from bson import Binary, Decimal128, Int64, ObjectId
 from motia_adapters.mongodb.options import MappedOptions
 
 from motia_core.errors import BackendError, Conflict, InvalidName, InvalidValue, PositionExpired, UnsupportedCapability
-from motia_core.model import StreamSpec, Write
-from motia_core.operations import parse
-from motia_core.values import encode_object
+from motia_core.model import StreamSpec
 
 FOREIGN = """
 import sys
@@ -34,22 +32,8 @@ client.close()
 """
 
 
-async def _map(lab: Any, *, images: bool = True, **given: Any) -> tuple[Any, Any]:
-    """An adapter on the collection "orders", and that collection as another program has it."""
-    server = await lab.serve()
-    orders = lab.client(server.url)["shop"]["orders"]
-    await orders.database.create_collection("orders", changeStreamPreAndPostImages={"enabled": images})
-    options: Any = {"collection": "orders", "group_field": "customer", **given}
-    mapped = MappedOptions(**options)
-    return await lab.connect(server.url, mapped=mapped), orders
-
-
-def _update(id: str, *operations: dict[str, Any]) -> Write:
-    return Write("update", "ada", id, operations=parse(list(operations)), finish=encode_object)
-
-
 async def test_every_kind_of_write_by_another_process_is_a_change(lab: Any) -> None:
-    adapter, _ = await _map(lab, include_ids=False)
+    adapter, _ = await lab.map(include_ids=False)
     start = await adapter.head(lab.docs)
     other = await asyncio.create_subprocess_exec(sys.executable, "-c", FOREIGN, lab.servers[0].url)
     assert await other.wait() == 0
@@ -76,7 +60,7 @@ async def test_every_kind_of_write_by_another_process_is_a_change(lab: Any) -> N
 
 
 async def test_types_that_json_lacks_are_shown_and_stay_what_they_are(lab: Any) -> None:
-    adapter, orders = await _map(lab)
+    adapter, orders = await lab.map()
     id, other = ObjectId(), ObjectId()
     native = {
         "_id": id, "customer": "ada", "when": datetime(2026, 1, 31, 12, tzinfo=UTC), "price": Decimal128("1.10"),
@@ -91,7 +75,7 @@ async def test_types_that_json_lacks_are_shown_and_stay_what_they_are(lab: Any) 
         "nan": "Infinity", "deep": {"list": ["2026-01-01T00:00:00.000Z"]}, "a.b": 1,
     }  # fmt: skip
     changed = [{"type": "set", "path": "status", "value": "paid"}, {"type": "set", "path": "price", "value": "2.20"}]
-    await adapter.write(lab.docs, [_update(str(id), *changed)])
+    await adapter.write(lab.docs, [lab.update("ada", str(id), *changed)])
     await lab.put(adapter, str(id), {**(await adapter.get(lab.docs, "ada", str(id))).value, "n": 1}, group="ada")
     pipeline = [{"$project": {key: {"$type": {"$getField": key}} for key in native if "." not in key}}]
     types = (await (await orders.aggregate(pipeline)).to_list())[0]
@@ -103,7 +87,7 @@ async def test_types_that_json_lacks_are_shown_and_stay_what_they_are(lab: Any) 
 
 
 async def test_members_of_lists_keep_their_types_wherever_they_go(lab: Any) -> None:
-    adapter, orders = await _map(lab)
+    adapter, orders = await lab.map()
     a, b, c = (ObjectId() for _ in range(3))
     days = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 3)]
     lines = [{"product": id, "at": day, "n": n} for n, (id, day) in enumerate(zip((a, b, c), days, strict=True))]
@@ -124,7 +108,7 @@ async def test_members_of_lists_keep_their_types_wherever_they_go(lab: Any) -> N
     assert [line["product"] for line in stored["lines"]] == [new, c, a, b]
     assert [line["at"].day for line in stored["lines"]] == [1, 3, 1, 2]
     assert stored["mixed"] == [str(new), a, "text", 1]
-    await adapter.write(lab.docs, [_update("1", {"type": "append", "path": "refs", "value": str(a)})])
+    await adapter.write(lab.docs, [lab.update("ada", "1", {"type": "append", "path": "refs", "value": str(a)})])
     assert (await orders.find_one({"_id": "1"}))["refs"] == [
         new,
         b,
@@ -135,11 +119,11 @@ async def test_members_of_lists_keep_their_types_wherever_they_go(lab: Any) -> N
 
 
 async def test_a_changed_long_stays_a_long_also_for_a_validator(lab: Any) -> None:
-    adapter, orders = await _map(lab)
+    adapter, orders = await lab.map()
     rules = {"validator": {"$jsonSchema": {"properties": {"stock": {"bsonType": "long"}}}}}
     await orders.database.command({"collMod": "orders", **rules})
     await orders.insert_one({"_id": "1", "customer": "ada", "stock": Int64(5), "deep": [Int64(1)]})
-    await adapter.write(lab.docs, [_update("1", {"type": "set", "path": "stock", "value": 6})])
+    await adapter.write(lab.docs, [lab.update("ada", "1", {"type": "set", "path": "stock", "value": 6})])
     await lab.put(adapter, "1", {"_id": "1", "customer": "ada", "stock": 7, "deep": [2]}, group="ada")
     stored = await orders.find_one({"_id": "1"})
     assert (stored["stock"], stored["deep"]) == (7, [2])
@@ -147,7 +131,7 @@ async def test_a_changed_long_stays_a_long_also_for_a_validator(lab: Any) -> Non
 
 
 async def test_what_is_no_item_is_counted_and_not_shown(lab: Any, caplog: pytest.LogCaptureFixture) -> None:
-    adapter, orders = await _map(lab)
+    adapter, orders = await lab.map()
     bad: list[Any] = [{}, {"customer": 5}, {"customer": None}, {"customer": ["ada"]}, {"customer": "ada", "_id": 7}]
     await orders.insert_many([*bad, {"customer": "ada", "_id": "good"}])
     with caplog.at_level("WARNING"):
@@ -162,7 +146,7 @@ async def test_what_is_no_item_is_counted_and_not_shown(lab: Any, caplog: pytest
 
 
 async def test_collections_that_cannot_be_mapped_are_refused_with_the_remedy(lab: Any) -> None:
-    adapter, _ = await _map(lab, images=False)
+    adapter, _ = await lab.map(images=False)
     with pytest.raises(BackendError, match=r"no pre- and post-images.*collMod"):
         await adapter.prepare(lab.docs)
     url = lab.servers[0].url
@@ -173,6 +157,14 @@ async def test_collections_that_cannot_be_mapped_are_refused_with_the_remedy(lab
     missing = await lab.connect(url, mapped=MappedOptions(**{**options, "collection": "nowhere"}))
     with pytest.raises(BackendError, match="there is no collection 'nowhere'"):
         await missing.prepare(lab.docs)
+    shop = lab.client(url)["shop"]
+    await shop.create_collection("view", viewOn="orders", pipeline=[])
+    await shop.create_collection("series", timeseries={"timeField": "t"})
+    await shop.create_collection("capped", capped=True, size=100_000)
+    for name, said in [("view", "is a view"), ("series", "is a timeseries"), ("capped", "is capped")]:
+        wrong = await lab.connect(url, mapped=MappedOptions(**{**options, "collection": name}))
+        with pytest.raises(BackendError, match=said):
+            await wrong.prepare(lab.docs)
     good = await lab.connect(url, mapped=MappedOptions(**options))
     await good.prepare(lab.docs)
     with pytest.raises(UnsupportedCapability, match="a storage of its own"):
@@ -180,7 +172,7 @@ async def test_collections_that_cannot_be_mapped_are_refused_with_the_remedy(lab
 
 
 async def test_what_a_collection_cannot_hold_is_refused_and_nothing_written(lab: Any) -> None:
-    adapter, orders = await _map(lab)
+    adapter, orders = await lab.map()
     for value in ({"$set": 1}, {"a": {"$x": 1}}, {"customer": "bob"}, {"_id": "other"}):
         with pytest.raises(InvalidValue):
             await lab.put(adapter, "x", value, group="ada")
@@ -198,8 +190,46 @@ async def test_what_a_collection_cannot_hold_is_refused_and_nothing_written(lab:
         await lab.put(adapter, "z", {"n": 9}, group="ada")
 
 
+async def test_images_are_turned_on_where_they_are_wanted_and_doctor_says_so_before(lab: Any) -> None:
+    adapter, orders = await lab.map(images=False, enable_images=True)
+    findings = await adapter.diagnose()
+    assert [finding.message for finding in findings if finding.level == "error"] == []
+    assert any("turned on at the first start" in finding.message for finding in findings)
+    await adapter.prepare(lab.docs)
+    assert not any("turned on" in finding.message for finding in await adapter.diagnose())
+    start = await adapter.head(lab.docs)
+    await orders.insert_one({"_id": "x", "customer": "ada"})
+    await orders.delete_one({"_id": "x"})
+    assert [change.type for change in await lab.log(adapter, start)] == ["create", "delete"]
+
+
+async def test_doctor_asks_for_an_index_that_finds_a_group(lab: Any) -> None:
+    adapter, orders = await lab.map()
+    said = "no index of 'orders' begins with 'customer'"
+    findings = [finding for finding in await adapter.diagnose() if finding.message.startswith(said)]
+    assert [finding.remedy for finding in findings] == ["db['orders'].createIndex({customer: 1})"]
+    await orders.create_index([("customer", 1), ("placed", 1)])
+    assert not any(finding.message.startswith(said) for finding in await adapter.diagnose())
+
+
+async def test_an_id_that_is_unique_by_itself_is_in_one_group_only(lab: Any) -> None:
+    server = await lab.serve()
+    orders = lab.client(server.url)["shop"]["orders"]
+    await orders.database.create_collection("orders", changeStreamPreAndPostImages={"enabled": True})
+    await orders.create_index("code", unique=True)
+    adapter, _ = await lab.map(server=server, id_field="code", include_ids=False)
+    await lab.put(adapter, "x", {"n": 1}, group="ada")
+    with pytest.raises(Conflict, match="belongs to group 'ada'"):
+        await lab.put(adapter, "x", {"n": 2}, group="bob")
+    await orders.create_index("customer", unique=True)  # one item for each customer
+    with pytest.raises(InvalidValue, match="refuses it"):
+        await lab.put(adapter, "y", {"n": 2}, group="ada")
+    await lab.put(adapter, "x", {"n": 3}, group="ada")
+    assert [(order["code"], order["n"]) for order in await orders.find().to_list()] == [("x", 3)]
+
+
 async def test_filter_fields_and_integer_ids(lab: Any) -> None:
-    adapter, orders = await _map(lab, id_type="int", filter={"kind": "order"}, fields=["n"], include_ids=False)
+    adapter, orders = await lab.map(id_type="int", filter={"kind": "order"}, fields=["n"], include_ids=False)
     await orders.insert_many([{"_id": n, "customer": "ada", "kind": "order", "n": n, "secret": 1} for n in (2, 10, 9)])
     await orders.insert_one({"_id": 3, "customer": "ada", "kind": "note", "n": 3})
     items = await adapter.list(lab.docs, "ada", after=None, limit=None)
@@ -221,7 +251,7 @@ async def test_filter_fields_and_integer_ids(lab: Any) -> None:
 
 
 async def test_a_dropped_collection_expires_its_positions(lab: Any) -> None:
-    adapter, orders = await _map(lab)
+    adapter, orders = await lab.map()
     result = await lab.put(adapter, "x", {"n": 1}, group="ada")
     await orders.drop()
     with pytest.raises((PositionExpired, BackendError)):
@@ -247,7 +277,7 @@ async def test_a_collection_too_large_to_search_is_mapped_all_the_same(
     monkeypatch.setattr(
         "motia_adapters.mongodb.mapped.mapping.COUNTING", 0.001
     )  # seconds: in place of a huge collection
-    adapter, orders = await _map(lab)
+    adapter, orders = await lab.map()
     await orders.insert_many([{"customer": "ada", "n": n} for n in range(100_000)])
     again = await lab.connect(lab.servers[0].url, mapped=MappedOptions(collection="orders", group_field="customer"))
     await again.prepare(lab.docs)

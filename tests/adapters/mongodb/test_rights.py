@@ -111,6 +111,24 @@ async def test_who_may_not_list_collections_is_told_so(server: MongoDB, lab: Any
         assert mapped is None or any(f.level == "error" and "listCollections" in f.message for f in findings)
 
 
+async def test_doctor_names_the_rights_that_are_missing(server: MongoDB, lab: Any) -> None:
+    images = MappedOptions(collection="orders", group_field="customer", enable_images=True)
+    for user, mapped, missing in [
+        ("full", None, ""),
+        ("full", images, "collMod"),
+        ("reader", MAPPED, "insert, update, remove, createCollection, createIndex"),
+        ("deaf", None, "changeStream"),
+        ("nameless", None, "listCollections"),
+    ]:
+        adapter = await lab.connect(_url(server, user), mapped=mapped)
+        findings = [f"{finding.message}; {finding.remedy}" for finding in await adapter.diagnose()]
+        if missing:
+            said = f"user '{user}' may not {missing} on every collection of database 'shop'; grant it: "
+            assert any(finding.startswith(said) for finding in findings), findings
+        else:
+            assert f"user '{user}' may do all that is needed on database 'shop'; " in findings
+
+
 async def test_a_wrong_password_is_told_and_not_shown(server: MongoDB, lab: Any) -> None:
     with pytest.raises(BackendError, match="check user name, password and authSource") as caught:
         await lab.connect(_url(server, "full", "geheim"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from motia_core.errors import (
     OutcomeUnknown,
     PositionExpired,
 )
+from motia_core.model import Write
 from motia_core.testing.harness import Reader
 from motia_core.testing.proxy import Proxy
 from motia_core.testing.servers import MongoDB, free_port
@@ -56,7 +58,13 @@ def test_urls_become_options() -> None:
 
 
 def test_options_that_do_not_fit_are_refused_and_passwords_never_shown() -> None:
-    for options in ({"database": "a.b"}, {"driver": "other"}, {"url": "http://h"}, {"nonsense": 1}):
+    for options in (
+        {"database": "a.b"},
+        {"database": "local"},
+        {"driver": "other"},
+        {"url": "http://h"},
+        {"nonsense": 1},
+    ):
         with pytest.raises(ValidationError):
             MongoOptions(**options)
     with pytest.raises(ValidationError, match="two fields"):
@@ -81,9 +89,10 @@ async def test_no_server_fails_in_time(lab: Any) -> None:
 async def test_a_namespace_that_no_collection_can_have_is_refused(lab: Any) -> None:
     from motia_adapters.mongodb.adapter import MongoAdapter
 
-    adapter = MongoAdapter(StorageSettings("default", namespace="a$b"), MongoOptions())
-    with pytest.raises(ConfigError, match="must have no"):
-        await adapter.open()
+    for namespace, said in [("a$b", "must have no"), ("system", "MongoDB's own")]:
+        adapter = MongoAdapter(StorageSettings("default", namespace=namespace), MongoOptions())
+        with pytest.raises(ConfigError, match=said):
+            await adapter.open()
 
 
 async def test_history_that_rolled_over_is_expired_and_never_skipped(lab: Any) -> None:
@@ -225,3 +234,36 @@ async def test_values_and_documents_over_the_limit_are_refused(lab: Any) -> None
     assert await adapter.get(lab.docs, "g", "x") is None
     async with aclosing(adapter.watch(lab.docs, await adapter.head(lab.docs))) as batches:
         assert not (await anext(batches)).changes
+
+
+@pytest.mark.parametrize("driver", ["pymongo", "motor"])
+async def test_what_an_url_says_of_reading_writing_and_time_breaks_nothing(lab: Any, driver: str) -> None:
+    server = await lab.serve()
+    for option in ("readPreference=secondaryPreferred", "timeoutMS=20000", "w=0", "retryWrites=true"):
+        adapter = await lab.connect(f"{server.url}&{option}", driver=driver)
+        start = await adapter.head(lab.docs)
+        reader = Reader(adapter.watch(lab.docs, start))
+        await adapter.write(lab.docs, [Write("set", option, f"{n}", b"{}") for n in range(200)])
+        assert len(await adapter.list(lab.docs, option, after=None, limit=None)) == 200
+        await reader.until(lambda batches: sum(len(batch.changes) for batch in batches) == 200)
+        await reader.stop()
+
+
+async def test_what_somebody_puts_into_our_collections_stops_nothing(lab: Any) -> None:
+    server = await lab.serve()
+    adapter = await lab.connect(server.url)
+    start = await adapter.head(lab.docs)
+    ours = lab.client(server.url)["shop"]["test.stream.documents"]
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    await ours.insert_many([{"_id": 5, "x": past}, {"_id": "a", "c": 1, "r": 2, "v": 3, "x": past, "g": 7}])
+    await ours.update_one({"_id": 5}, {"$set": {"c": 1, "r": 1}})
+    await ours.delete_one({"_id": "a"})
+    await lab.put(adapter, "x", {"n": 1}, ttl=0.05)
+
+    async def gone() -> bool:
+        return [change.type for change in await lab.log(adapter, start)] == ["create", "delete"]
+
+    await lab.eventually(gone, "the expired item to be removed")
+    await lab.put(adapter, "y", {"n": 1})
+    assert await adapter.list_groups(lab.docs, after=None, limit=None) == ["g"]
+    assert [item.id for item in await adapter.list(lab.docs, "g", after=None, limit=None)] == ["y"]

@@ -15,13 +15,15 @@ from motia_adapters.mongodb.link import Link
 from motia_adapters.mongodb.mapped.values import to_json
 from motia_adapters.mongodb.options import IdType, MappedOptions
 from motia_core.errors import BackendError, BackendUnavailable, InvalidName, InvalidValue
-from motia_core.names import check_id
+from motia_core.names import MAX_ID_BYTES, check_id
 from motia_core.values import decode
 
 COUNTING = 2.0
 """Seconds in which a collection is searched for documents that cannot be items."""
 GONE = "gone"
 """The version of a delete."""
+CONTROL = r"\x00-\x1f\x7f-\x9f"
+"""Characters that no id holds (of a regular expression)."""
 _HEX = re.compile(r"[0-9a-f]{24}\Z")
 _INT = re.compile(r"(0|-?[1-9][0-9]{0,18})\Z")
 BSON_TYPES: dict[str, list[str]] = {
@@ -76,6 +78,8 @@ class Collection:
         self.options = options
         self.collection = options.collection
         self.group, self.id = options.group_field, options.id_field
+        self.alone = self.id == "_id"
+        """Whether an id is unique by itself, and so in one group only."""
 
     def names(self, group: str, id: str | None) -> tuple[Any, Any]:
         """Group and id as they are stored. Raises `InvalidName`."""
@@ -84,7 +88,7 @@ class Collection:
 
     def matches(self, document: Mapping[str, Any]) -> bool:
         """Whether the filter takes the document."""
-        return all(key in document and document[key] == value for key, value in self.options.filter.items())
+        return all(key in document and _equal(document[key], value) for key, value in self.options.filter.items())
 
     def found(self, document: Mapping[str, Any] | None) -> Found | None:
         """The item that a document is; ``None``: it is none."""
@@ -128,18 +132,24 @@ class Collection:
 
     def where(self) -> dict[str, Any]:
         """The filter of documents that are items, as far as the server can tell."""
-        group, id = BSON_TYPES[self.options.group_type], BSON_TYPES[self.options.id_type]
-        alone = {"$not": {"$type": "array"}}  # $type looks into lists, too
-        return {**self.options.filter, self.group: {"$type": group, **alone}, self.id: {"$type": id, **alone}}
+        return {**self.options.filter, self.group: self.of_type(self.group), self.id: self.of_type(self.id)}
 
-    def check_names(self, found: Mapping[str, Any]) -> None:
-        """Raise `BackendError` unless the collection (as ``listCollections`` has it) can be mapped."""
-        options = found.get("options", {})
+    def of_type(self, field: str) -> dict[str, Any]:
+        """What a group or an id has to be."""
+        kind = self.options.group_type if field == self.group else self.options.id_type
+        return {"$type": BSON_TYPES[kind], "$not": {"$type": "array"}}  # $type looks into lists, too
+
+    def check_kind(self, found: Mapping[str, Any]) -> None:
+        """Raise `BackendError` unless it (as ``listCollections`` has it) is a plain collection."""
         if found.get("type", "collection") != "collection":
             raise BackendError(f"mongodb: {self.collection!r} is a {found['type']}; only collections can be mapped")
-        if options.get("capped"):
+        if found.get("options", {}).get("capped"):
             raise BackendError(f"mongodb: collection {self.collection!r} is capped and cannot be mapped")
-        if not options.get("changeStreamPreAndPostImages", {}).get("enabled"):
+
+    def check_images(self, found: Mapping[str, Any]) -> None:
+        """Raise `BackendError` unless the collection keeps pre- and post-images."""
+        self.check_kind(found)
+        if not found.get("options", {}).get("changeStreamPreAndPostImages", {}).get("enabled"):
             raise BackendError(
                 f"mongodb: collection {self.collection!r} keeps no pre- and post-images, without which"
                 " deletes and moves cannot be told; run in mongosh: db.runCommand({collMod: "
@@ -152,11 +162,12 @@ class Collection:
         if self.id == "_id":
             return
         indexes, _ = await link.read_all({"listIndexes": self.collection})
-        for index in indexes:
-            keys = set(index["key"])
-            whole = index.get("unique") and "partialFilterExpression" not in index
-            if whole and self.id in keys and keys <= {self.group, self.id}:
-                return
+        unique = [
+            set(index["key"]) for index in indexes if index.get("unique") and "partialFilterExpression" not in index
+        ]
+        self.alone = {self.id} in unique
+        if self.alone or {self.group, self.id} in unique:
+            return
         raise BackendError(
             f"mongodb: in collection {self.collection!r} no unique index says that {self.group!r} and {self.id!r} name"
             f" one document; run in mongosh: db[{self.collection!r}].createIndex("
@@ -165,7 +176,9 @@ class Collection:
 
     async def unusable(self, link: Link) -> int | None:
         """Documents that the filter takes and that cannot be items; ``None``: the collection is too large to look."""
-        query = {**self.options.filter, "$nor": [self.where()]}
+        types: tuple[tuple[str, IdType], ...] = ((self.group, self.options.group_type), (self.id, self.options.id_type))
+        named = {"$expr": {"$and": [_is_name(field, kind) for field, kind in types]}}
+        query = {**self.options.filter, "$nor": [{**self.where(), **named}]}
         limit = max(1, round(min(COUNTING, link.timeout / 2) * 1000))
         try:
             return int((await link.run({"count": self.collection, "query": query, "maxTimeMS": limit}))["n"])
@@ -173,6 +186,20 @@ class Collection:
             if isinstance(error.__cause__, ExecutionTimeout):
                 return None
             raise
+
+
+def _equal(value: Any, wanted: Any) -> bool:
+    """As the server compares: to it true is not 1."""
+    return bool(value == wanted) and isinstance(value, bool) == isinstance(wanted, bool)
+
+
+def _is_name(field: str, kind: IdType) -> Any:
+    """The expression that says whether a text can be a group or an id, as `to_text` does."""
+    text = {"$getField": {"$literal": field}}
+    bad = rf"[{CONTROL}]" if kind == "text" else rf"[{CONTROL}]|^[0-9a-f]{{24}}$"
+    fits = {"$and": [{"$gt": [text, ""]}, {"$lte": [{"$strLenBytes": text}, MAX_ID_BYTES]},
+                     {"$not": {"$regexMatch": {"input": text, "regex": bad}}}]}  # fmt: skip
+    return {"$cond": [{"$eq": [{"$type": text}, "string"]}, fits, True]}
 
 
 def version_of(json: bytes) -> str:

@@ -7,17 +7,21 @@ from typing import Any
 
 from bson import ObjectId
 
-from motia_adapters.mongodb.documents import Told
+from motia_adapters.mongodb.documents import Lost, Told
 from motia_adapters.mongodb.history import History
 from motia_adapters.mongodb.link import Link
 from motia_adapters.mongodb.mapped.mapping import BSON_TYPES, GONE, Collection, Found, to_text
+from motia_adapters.mongodb.mapped.values import SIMPLE
 from motia_adapters.mongodb.places import end
 from motia_adapters.mongodb.rooms import Room
-from motia_core.errors import InvalidName, PositionExpired
+from motia_core.errors import InvalidName
 from motia_core.model import Item, Snapshot
 
 MAJORITY = {"level": "majority"}
-SIMPLE = {"locale": "simple"}
+CUT = "motiaCut"
+"""The field of an event of which the pre-image was cut down to the fields that name the item."""
+IMAGES = 15_000_000
+"""Bytes of both images of an event, at most; with more the pre-image is cut."""
 
 
 async def get(link: Link, mapping: Collection, group: str, id: str) -> Item | None:
@@ -73,7 +77,7 @@ async def _find(
     for integers: those are all read. What the server takes and is no item is left out here.
     """
     native, own = mapping.names(group, id)
-    base: dict[str, Any] = {**mapping.where(), mapping.group: native}
+    base: dict[str, Any] = {**mapping.where(), mapping.group: {"$eq": native, **mapping.of_type(mapping.group)}}
     sort, page = True, limit
     if own is not None:
         base[mapping.id] = own
@@ -87,11 +91,24 @@ async def _find(
                                "batchSize": min(page or 1_000, 10_000)}  # fmt: skip
     if sort:
         command["sort"] = {mapping.id: 1}
-    documents, cursor = await link.read_all(command if page is None or own is not None else {**command, "limit": page})
-    for document in documents:
-        found = mapping.found(document)
-        if found is not None and (after is None or found.id > after):
-            items.append(Item(found.group, found.id, found.json, found.version))
+    if page is not None and own is None:
+        command["limit"] = page
+    seen = 0
+
+    def take(documents: list[Any]) -> bool:
+        nonlocal seen
+        for document in documents[seen:]:
+            found = mapping.found(document)
+            if found is not None and (after is None or found.id > after):
+                items.append(Item(found.group, found.id, found.json, found.version))
+        seen = len(documents)
+        return page is not None and len(items) >= page
+
+    documents, cursor = await link.read_all(command)
+    if not take(documents) and seen == command.pop("limit", 0):  # some were no items: a page must be full all the same
+        items, seen = [], 0
+        documents, cursor = await link.read_all(command, enough=take)
+        take(documents)
     items.sort(key=lambda item: item.id)
     return (items if limit is None else items[:limit]), cursor.get("atClusterTime")
 
@@ -105,19 +122,53 @@ def _native_bound(mapping: Collection, after: str) -> Any:
     return after
 
 
-def changes(mapping: Collection, event: Mapping[str, Any]) -> Iterator[Told]:
+def trimming(mapping: Collection) -> list[dict[str, Any]]:
+    """Stages of a change stream that keep an event within the size of a document (else the server ends the stream).
+
+    What was changed is not needed; what the document was only as far as that tells which item it was,
+    if it is large together with what it is (`CUT`).
+    """
+    ours = {"$eq": ["$ns.coll", {"$literal": mapping.collection}]}
+    sizes = {"$add": [{"$bsonSize": "$fullDocument"}, {"$bsonSize": "$fullDocumentBeforeChange"}]}
+    names = [mapping.group, mapping.id, *mapping.options.filter]
+    member = {"$in": ["$$this.k", {"$literal": names}]}
+    few = {"$filter": {"input": {"$objectToArray": "$fullDocumentBeforeChange"}, "cond": member}}
+    return [
+        {
+            "$set": {
+                CUT: {"$and": [ours, {"$gt": [sizes, IMAGES]}]},
+                "updateDescription": {"$cond": [ours, "$$REMOVE", "$updateDescription"]},
+            }
+        },
+        {
+            "$set": {
+                "fullDocumentBeforeChange": {"$cond": [f"${CUT}", {"$arrayToObject": few}, "$fullDocumentBeforeChange"]}
+            }
+        },
+    ]
+
+
+def changes(mapping: Collection, event: Mapping[str, Any]) -> Iterator[Told | Lost]:
     """The changes in an event of the user's collection: what the document was, and what it is."""
     kind = event["operationType"]
     if kind not in ("insert", "update", "replace", "delete"):
         return
     before, after = event.get("fullDocumentBeforeChange"), event.get("fullDocument")
     if (kind != "insert" and before is None) or (kind != "delete" and after is None):
-        raise PositionExpired(
-            f"mongodb: collection {mapping.collection!r} kept no pre- or post-image of a change:"
-            " what it was cannot be told"
-        )
-    old = None if kind == "insert" else mapping.found(before)
-    new = None if kind == "delete" else mapping.found(after)
+        yield Lost("there is no pre- or post-image of a change (any more)")
+        return
+    try:
+        old = None if kind == "insert" else mapping.found(before)
+        new = None if kind == "delete" else mapping.found(after)
+    except Exception as error:  # one document of somebody's must not end the stream of all
+        yield Lost(f"a document cannot be shown ({error!r})")
+        return
+    if event.get(CUT) and old is not None:
+        if new is not None and (old.group, old.id) == (new.group, new.id):
+            yield Told("update", new.group, new.id, new.json, new.version)
+        else:
+            yield Lost("a document was too large to be told before and after its change at once")
+        return
     yield from differences(old, new)
 
 

@@ -30,6 +30,7 @@ from bson import DBRef, Decimal128, Int64, ObjectId, json_util
 from bson.binary import UUID_SUBTYPE, Binary, UuidRepresentation
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.datetime_ms import DatetimeMS
+from bson.raw_bson import RawBSONDocument
 
 from motia_core.errors import InvalidValue
 
@@ -38,8 +39,15 @@ CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     tz_aware=True,
     uuid_representation=UuidRepresentation.UNSPECIFIED,
     datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="replace",
 )
-"""How documents of the user's are read: nothing of their types is lost."""
+"""How documents of the user's are read: nothing of their types is lost. Bytes that are no UTF-8 are shown as U+FFFD."""
+STRICT = CODEC.with_options(unicode_decode_error_handler="strict")
+"""How those are read that are written back."""
+RAW: CodecOptions[RawBSONDocument] = CODEC.with_options(document_class=RawBSONDocument)
+"""As the bytes that they are, to be compared with."""
+SIMPLE = {"locale": "simple"}
+"""Text is compared byte by byte, whatever the collection's own collation says."""
 _COMPARED = 10_000  # pairs of changed members of a list whose fields are compared
 
 

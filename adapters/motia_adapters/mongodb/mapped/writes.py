@@ -14,7 +14,8 @@ from motia_adapters.mongodb.capabilities import UPDATE_ATTEMPTS
 from motia_adapters.mongodb.failures import DUPLICATE, failure, is_conflict
 from motia_adapters.mongodb.link import MAJORITY
 from motia_adapters.mongodb.mapped.mapping import GONE, Collection, Found
-from motia_adapters.mongodb.mapped.values import to_bson
+from motia_adapters.mongodb.mapped.stored import Stored
+from motia_adapters.mongodb.mapped.values import SIMPLE, to_bson
 from motia_adapters.mongodb.places import Place, change, end
 from motia_adapters.mongodb.rooms import Room
 from motia_adapters.mongodb.writer import Writer, lost, pause, refused
@@ -88,27 +89,29 @@ class MappedWriter(Writer):
             await pause(attempt)
         raise lost(writes[0])
 
-    async def _documents(self, writes: Sequence[Write]) -> list[Any]:
+    async def _documents(self, writes: Sequence[Write]) -> list[Stored | None]:
         """The document of each write, or ``None``."""
         mapping = self.mapping
         pairs = [(None, None) if write.kind == "event" else mapping.names(write.group, write.id) for write in writes]
         wanted = [{mapping.group: group, mapping.id: id} for group, id in pairs if id is not None]
         if not wanted:
             return [None] * len(writes)
-        if mapping.id == "_id":  # an id is in one group only: see whose it is
-            match: Any = {"_id": {"$in": [entry["_id"] for entry in wanted]}}
+        if mapping.alone:  # an id is in one group only: see whose it is
+            match: Any = {mapping.id: {"$in": [entry[mapping.id] for entry in wanted]}}
         else:
             match = wanted[0] if len(wanted) == 1 else {"$or": wanted}
         command = {"find": mapping.collection, "filter": match, "readConcern": {"level": "majority"},
-                   "collation": {"locale": "simple"}, "batchSize": 1_000}  # fmt: skip
-        found, _ = await self._link.read_all(command)
+                   "collation": SIMPLE, "batchSize": 1_000}  # fmt: skip
+        found, _ = await self._link.read_all(command, raw=True)
         by_id: dict[Any, Any] = {}
-        for document in found:
-            by_id[_key(mapping, document)] = document
-        return [None if id is None else by_id.get(id if mapping.id == "_id" else (group, id)) for group, id in pairs]
+        for raw in found:
+            stored = Stored.of(raw)
+            by_id[_key(mapping, stored.document)] = stored
+        return [None if id is None else by_id.get(id if mapping.alone else (group, id)) for group, id in pairs]
 
-    def _plan(self, write: Write, document: Any) -> Plan:
+    def _plan(self, write: Write, stored: Stored | None) -> Plan:
         mapping = self.mapping
+        document = None if stored is None else stored.document
         if write.kind == "event" or write.id is None:
             return Plan(write, "documents", documents.event_document(self._stream.name, write), None, None)
         old = mapping.found(document)
@@ -120,25 +123,25 @@ class MappedWriter(Writer):
             raise Conflict(f"item {write.id!r} belongs to group {mine.group!r} of this mapped collection")
         if document is not None and old is None and write.kind != "delete":
             raise InvalidValue(
-                f"the document with {mapping.id} {write.id!r} is there and is no item:"
-                " the mapping's filter leaves it out"
+                f"the document with {mapping.id} {write.id!r} is there and is no item of this mapping:"
+                " its filter, or the type of the group or id, leaves it out"
             )
         write.check(None if old is None else old.version)
         new = write.resolve(None if old is None else old.json)
         if new is None:
-            if old is None:
+            if old is None or stored is None:
                 return Plan(write, None, None, None, None)
-            return Plan(write, "deletes", {"q": _exactly(document), "limit": 1}, old, None)
+            return Plan(write, "deletes", {"q": stored.exactly, "limit": 1, "collation": SIMPLE}, old, None)
         made = self._document(write, new, document)
         found = mapping.found(made)
         if found is None:
             raise InvalidValue("the document would be no item of this mapping")
-        if old is None:
+        if old is None or stored is None:
             return Plan(write, "inserts", made, None, found)
         if old.json == found.json:
             return Plan(write, None, None, old, found)
-        update = [{"$replaceWith": {"$literal": made}}]
-        return Plan(write, "updates", {"q": _exactly(document), "u": update}, old, found)
+        statement = {"q": stored.exactly, "u": stored.becomes(made), "collation": SIMPLE}
+        return Plan(write, "updates", statement, old, found)
 
     def _document(self, write: Write, json: bytes, document: Any) -> dict[str, Any]:
         """The document that holds a value: fields that are not shown, and types that do not change, stay."""
@@ -214,8 +217,10 @@ class MappedWriter(Writer):
         if not errors:
             return False
         error = errors[0]
-        if error["code"] == DUPLICATE and set(error.get("keyPattern", {})) <= {self.mapping.group, self.mapping.id}:
-            return True
+        if error["code"] == DUPLICATE:
+            keys = set(error.get("keyPattern", {}))
+            if self.mapping.id in keys and keys <= {self.mapping.group, self.mapping.id}:
+                return True
         if error["code"] == DUPLICATE or error["code"] in _INVALID:
             raise InvalidValue(f"collection {self.mapping.collection!r} refuses it: {error.get('errmsg', '')}")
         if error["code"] == 112:
@@ -265,10 +270,5 @@ def _result(
     )
 
 
-def _exactly(document: Any) -> dict[str, Any]:
-    """The filter that finds the document as it was read, and not otherwise."""
-    return {"_id": document["_id"], "$expr": {"$eq": ["$$ROOT", {"$literal": document}]}}
-
-
 def _key(mapping: Collection, document: Any) -> Any:
-    return document["_id"] if mapping.id == "_id" else (document[mapping.group], document[mapping.id])
+    return document[mapping.id] if mapping.alone else (document[mapping.group], document[mapping.id])

@@ -1,0 +1,106 @@
+"""The order of changes that documents themselves do not number: the times of their commits.
+
+Of changes of one time documents come by their names, then custom events. A position says
+how many changes of its time *follow*. States may be left out of a history (B9): a document
+that was changed again has no place at the earlier time any more, and whoever stands in the
+middle of that time is told again what stands behind, never too little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from motia_adapters.firestore.history import Entry
+from motia_adapters.firestore.mapped.layout import MappedLayout
+from motia_adapters.firestore.rounds import STEPS
+from motia_adapters.firestore.wire import micros
+from motia_core.model import Change, ChangeType
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A change without a place: ``name`` is empty for a custom event."""
+
+    time: int
+    """µs since the epoch."""
+    name: str
+    type: ChangeType
+    group: str
+    id: str | None
+    json: bytes | None
+    event: str | None = None
+    created: int = 0
+    """When the document was created, µs."""
+
+    @property
+    def order(self) -> tuple[int, bool, bytes]:
+        """What it is sorted by; events of one time keep their order."""
+        return (self.time, not self.name, self.name.encode())
+
+
+class Placed(NamedTuple):
+    """A change, and when its document was created (µs; 0: not known)."""
+
+    change: Change
+    created: int
+
+
+def placed(told: Iterable[Told], layout: MappedLayout, stream: str) -> Iterator[Placed]:
+    """Changes in their order, with their places."""
+    for time, same in groupby(sorted(told, key=lambda change: change.order), key=lambda change: change.time):
+        changes = list(same)
+        for left, change in zip(range(len(changes) - 1, -1, -1), changes, strict=True):
+            yield Placed(
+                Change(
+                    change.type,
+                    stream,
+                    change.group,
+                    change.id,
+                    change.json,
+                    time / 1000 - left / STEPS,
+                    f"{time:016x}" if change.name else None,
+                    layout.position(time, left),
+                    change.event,
+                ),
+                change.created,
+            )
+
+
+def state_of(document: Any, layout: MappedLayout, type: ChangeType, *, not_before: int = 0) -> Told:
+    """What a document is, as a change at the time of its last commit."""
+    group, id = layout.key(document.name) or ("", "")
+    time = max(micros(document.update_time), not_before)
+    return Told(time, document.name, type, group, id, layout.json(document), created=micros(document.create_time))
+
+
+def delete_of(name: str, layout: MappedLayout, time: int, json: bytes) -> Told:
+    """The end of a document, with the last value that is known."""
+    group, id = layout.key(name) or ("", "")
+    return Told(time, name, "delete", group, id, json)
+
+
+def events_of(entries: Iterable[Entry]) -> list[Told]:
+    """The custom events in entries of the log beside the documents."""
+    return [
+        Told(micros(entry.updated), "", "event", change.group, change.id, change.json, change.event)
+        for entry in entries
+        for change in entry.changes
+    ]
+
+
+def portions(changes: Sequence[Change]) -> Iterator[Sequence[Change]]:
+    """The changes cut so that no part tells of an item twice (B9); one empty part if there are none."""
+    start = 0
+    seen: set[tuple[str, str]] = set()
+    for number, change in enumerate(changes):
+        if change.type == "event" or change.id is None:
+            continue
+        key = (change.group_id, change.id)
+        if key in seen:
+            yield changes[start:number]
+            start, seen = number, set()
+        seen.add(key)
+    yield changes[start:]

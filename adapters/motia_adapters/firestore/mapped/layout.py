@@ -1,0 +1,113 @@
+"""How items are read from and written to the user's own documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from motia_adapters.firestore.items import NOTHING, Key, Layout, State, version_at
+from motia_adapters.firestore.mapped.rewriting import check_size, rewritten
+from motia_adapters.firestore.mapped.template import Template
+from motia_adapters.firestore.mapped.values import same, to_json
+from motia_adapters.firestore.wire import WriteMessage, removed
+from motia_core.errors import BackendError, InvalidName
+from motia_core.model import Item
+from motia_core.names import check_id
+from motia_core.values import decode
+
+LAST = 0xFFF
+"""The number in a position that lies behind all changes of its time."""
+
+
+class MappedLayout(Layout):
+    """Items are documents of the user's; a version is the time of a document's last change."""
+
+    keeps_log = False
+    tells_equal = False
+
+    def __init__(self, template: Template, documents: str, history: str) -> None:
+        self.template = template
+        self.documents = documents
+        self.history = history
+        """The name of the document that holds `identity`."""
+        self.identity = ""
+        """What tells this history from one that it replaced: 12 hex digits."""
+
+    def name(self, key: Key) -> str:
+        """As the template says."""
+        return f"{self.documents}/{self.template.path(*key)}"
+
+    def key(self, name: str) -> Key | None:
+        """Group and id of a document; ``None`` if it is not at the template's path, or has no id that items have."""
+        key = self.template.keys(name[len(self.documents) + 1 :])
+        return key if key is not None and all(map(_is_ordinary, key)) else None
+
+    def is_at_path(self, name: str) -> bool:
+        """Whether a document is where items are, whatever its group and id; collections elsewhere may share a name."""
+        return self.template.keys(name[len(self.documents) + 1 :]) is not None
+
+    def state(self, document: Any) -> State:
+        """A document's fields, and the JSON that stands for them."""
+        if document is None:
+            return NOTHING
+        json = self.json(document)
+        return State(version_at(document.update_time), json, 0, document.update_time, document.fields)
+
+    def json(self, document: Any) -> bytes:
+        """The value of a document."""
+        return orjson.dumps(to_json(document.fields, self.documents))
+
+    def item(self, document: Any) -> Item | None:
+        """The item in a document; ``None`` if it is not one of ours."""
+        key = self.key(document.name)
+        return None if key is None else Item(*key, self.json(document), version_at(document.update_time))
+
+    def fields(self, key: Key, before: State, json: bytes) -> dict[str, Any]:
+        """What is in the new value as it was keeps its native value. Raises `InvalidValue` for what cannot be held."""
+        old = None if before.json is None else decode(before.json)
+        made = rewritten(decode(json), old, before.fields or {}, self.documents)
+        check_size(self.template.path(*key), made)
+        return made
+
+    def message(self, key: Key, before: State, after: State, now: int) -> Any:
+        """The document as a whole, if it was last changed when we think it was."""
+        if after.json is None:
+            return removed(self.name(key), after=before.updated)
+        message = WriteMessage()
+        message.update.name = self.name(key)
+        for field, value in after.fields.items():
+            message.update.fields[field].CopyFrom(value)
+        if before.updated is None:
+            message.current_document.exists = False
+        else:
+            message.current_document.update_time.CopyFrom(before.updated)
+        return message
+
+    def deadline(self, key: Key, expires: int) -> Any:
+        """There are none: `ttl` is declared unsupported."""
+        raise BackendError("firestore: mapped storage keeps no deadlines")
+
+    def alike(self, key: Key, before: State, json: bytes) -> bool:
+        """Whether the document would be what it is."""
+        return before.json is not None and same(decode(before.json), decode(json))
+
+    def position(self, at: int, left: int = 0) -> str:
+        """``TIME NUMBER IDENTITY`` in hex digits: 16, 3 and 12; ``NUMBER`` is `LAST` behind all changes of a time."""
+        return f"{at:016x}{max(LAST - left, 0):03x}{self.identity}"
+
+    def time_of(self, position: str) -> int:
+        """The time of a position (µs). Raises `ValueError` for what is none of this history's."""
+        time, number = int(position[:16], 16), int(position[16:19], 16)
+        if position != f"{time:016x}{number:03x}{self.identity}":
+            raise ValueError(position)
+        return time
+
+
+def _is_ordinary(text: str) -> bool:
+    """Whether the core takes it as a group or an id (SEMANTICS A9)."""
+    try:
+        check_id(text, "id")
+    except InvalidName:
+        return False
+    return True

@@ -1,0 +1,249 @@
+"""Following the user's documents: moments of their listener become changes in the order of their commits.
+
+A listener tells what documents are, not what happened to them. Between two moments at
+which it is whole, each document that differs is one change: a create or an update at the
+time of its last commit, which the document carries, or a delete (`departures`). What this
+process wrote itself is told as it was written; what came and went in between is told as a
+delete if this process wrote it or has shown it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from motia_adapters.firestore.connection import Connection, as_backend_error
+from motia_adapters.firestore.failures import closed
+from motia_adapters.firestore.listener import Listener
+from motia_adapters.firestore.mapped.changes import Told, delete_of, events_of, placed, state_of
+from motia_adapters.firestore.mapped.departures import ends_of
+from motia_adapters.firestore.mapped.documents import Documents
+from motia_adapters.firestore.mapped.events import Events
+from motia_adapters.firestore.mapped.kept import Kept
+from motia_adapters.firestore.mapped.layout import MappedLayout
+from motia_adapters.firestore.mapped.moments import Moment, Moments
+from motia_adapters.firestore.mapped.notes import Note, Notes
+from motia_adapters.firestore.wire import micros, timestamp
+from motia_core.errors import BackendUnavailable
+from motia_core.model import ChangeType
+
+LAG = 0.03
+"""Seconds after which the emulator shows a commit in whole: it gives it its time a moment earlier."""
+RETRY = 0.5
+"""Seconds before what failed is tried again."""
+NUDGE, EMULATOR_NUDGE = 1.0, 0.01
+"""Seconds after which a listener that is awaited is asked where it stands."""
+
+_log = logging.getLogger(__name__)
+
+
+class States:
+    """The documents of one mapped stream, and what became of them lately."""
+
+    def __init__(
+        self, connection: Connection, listener: Listener, layout: MappedLayout, events: Events, name: str
+    ) -> None:
+        self._connection = connection
+        self._listener = listener
+        self._layout = layout
+        self._events = events
+        self._name = name
+        self._emulated = connection.is_emulated
+        self._moments = Moments(layout, self._hear, is_bell=self._emulated)
+        self._documents = Documents(connection, layout, lambda documents: None)
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._nudge: asyncio.TimerHandle | None = None
+        self._wanted = 0
+        self._seq = -1
+        self.committing = asyncio.Lock()
+        """Held while this process's own commit is under way."""
+        self.notes = Notes(layout)
+        self.kept = Kept()
+        self.known: dict[str, int] = {}
+        """When each document was last changed (µs), as of ``time``."""
+        self.time = 0
+        """All changes up to here are told (µs); 0: it has not begun."""
+        self.past: dict[str, Note] = {}
+        """What this process did before it listened."""
+
+    @property
+    def outside(self) -> int:
+        """Documents whose group or id no item may have, as far as they were seen."""
+        return len(self._moments.outside)
+
+    async def start(self) -> None:
+        """Begin to listen, and wait until it is whole. Raises `BackendUnavailable`."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._digest_all(), name=f"motia-firestore-states-{self._name}")
+            if not self._emulated:
+                self._listener.add(self._events.bell)
+            self._listener.add(self._moments)
+        if self.time:
+            return
+        with self.kept.ringing() as bell:
+            try:
+                async with asyncio.timeout(self._connection.timeout):
+                    while not self.time:
+                        if self._task is None:
+                            raise closed(self._connection.address)
+                        bell.clear()
+                        await bell.wait()
+            except TimeoutError:
+                raise self._listener.error or BackendUnavailable(
+                    f"firestore: listening at {self._connection.address} has not begun within"
+                    f" {self._connection.timeout:g} s (is the network up?)"
+                ) from None
+
+    async def close(self) -> None:
+        """End."""
+        if self._nudge is not None:
+            self._nudge.cancel()
+        if self._task is not None:
+            self._listener.remove(self._events.bell)
+            self._listener.remove(self._moments)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+        self.kept.ring()
+
+    def showed(self, documents: Iterable[Any]) -> None:
+        """What this process has read."""
+        if self._task is not None:
+            self.notes.showed(documents)
+
+    def want(self, time: int) -> None:
+        """See to it that ``time`` gets there, even if nothing changes."""
+        self._wanted = max(self._wanted, time)
+        if self._wanted > self.time and self._nudge is None and self._task is not None:
+            seconds = EMULATOR_NUDGE if self._emulated else NUDGE
+            self._nudge = asyncio.get_running_loop().call_later(seconds, self._ask_again)
+
+    def ask(self) -> None:
+        """Ask the listener where it stands, now."""
+        if self._emulated:
+            self._news.set()
+        elif self._task is not None and self._moments.current:  # else it is about to say so
+            self._moments.doubtful(whole=False)
+            self._listener.renew(self._moments)
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        if not self._emulated:
+            self._news.set()
+        elif self._connection.is_open:
+            self.want(self._connection.now())
+
+    def _ask_again(self) -> None:
+        self._nudge = None
+        if self._wanted > self.time:
+            self.ask()
+            self.want(self._wanted)
+
+    async def _digest_all(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            moment = self._moments.take()
+            try:
+                if self._emulated:
+                    moment = await self._look()
+                if moment.at is not None and micros(moment.at) > self.time:
+                    await self._digest(moment.documents, moment.at)
+                else:
+                    self._moments.give_back(moment)
+            except Exception as error:
+                failure = as_backend_error(error, self._connection.address, "follow documents")
+                _log.warning("%s: trying again", failure)
+                self._moments.give_back(moment)
+                self._news.set()
+                await asyncio.sleep(RETRY)
+
+    async def _look(self) -> Moment:
+        """What is different at a time that is over for the emulator, whose listener is no more than a bell."""
+        await asyncio.sleep(LAG)
+        at = timestamp(self._connection.now() - round(LAG * 1_000_000))
+        (history,), _ = await self._connection.get([self._layout.history])
+        if history is not None and micros(history.update_time) > micros(at):
+            raise BackendUnavailable("firestore: the emulator got its data only now")  # they are not to be told as gone
+        documents = {document.name: document async for document in self._documents.all(at)}
+        different = {n: d for n, d in documents.items() if self.known.get(n) != micros(d.update_time)}
+        return Moment(at, {**dict.fromkeys(self.known.keys() - documents.keys()), **different})
+
+    async def _digest(self, news: dict[str, Any], at: Any) -> None:
+        time = micros(at)
+        if not self.time:  # the beginning: what is there was there
+            self._seq = await self._events.newest_seq(at)
+            self.known = {name: micros(document.update_time) for name, document in news.items() if document}
+            self.past = dict(self.notes.until(time))
+            self.kept.since = self._layout.position(time)
+            self._move_on(time)
+            return
+        async with self.committing:  # the listener may be faster than the reply to our own commit
+            pass
+        entries = await self._events.after(self._seq, at)
+        told = [*self._written(news, time), *self._states(news), *events_of(entries)]
+        told += await self._ends(news, time, {change.time for change in told})
+        # From here on nothing can fail.
+        for name, document in news.items():
+            if document is None:
+                self.known.pop(name, None)
+            else:
+                self.known[name] = micros(document.update_time)
+        self._seq = entries[-1].seq if entries else self._seq
+        self.kept.extend(placed(told, self._layout, self._name))
+        self._move_on(time)
+
+    def _move_on(self, time: int) -> None:
+        self.notes.forget(time)
+        self.time = time
+        self.kept.ring()
+        self.want(self._wanted)
+
+    def _written(self, news: dict[str, Any], time: int) -> list[Told]:
+        """What this process wrote or showed, and something else has come of since."""
+        found: list[Told] = []
+        for name, note in self.notes.until(time):
+            document = news.get(name)
+            if document is None or micros(document.update_time) <= note.time:
+                continue
+            group, id = self._layout.key(name) or ("", "")
+            if not note.deleted:
+                type: ChangeType = "update" if name in self.known else "create"
+                created = micros(document.create_time)
+                created = created if created <= note.time else note.created or note.time
+                found.append(Told(note.time, name, type, group, id, note.json, created=created))
+            elif name in self.known:
+                found.append(delete_of(name, self._layout, note.time, note.json))
+        return found
+
+    def _states(self, news: dict[str, Any]) -> list[Told]:
+        """Documents that are new or changed."""
+        found: list[Told] = []
+        for name, document in news.items():
+            if document is None or self.known.get(name) == (changed := micros(document.update_time)):
+                continue
+            note = self.notes.get(name, changed - 1)
+            was_there = name in self.known if note is None else not note.deleted
+            # Should it have come too late (the emulator may show a commit after its time), it is told all the same.
+            found.append(
+                state_of(document, self._layout, "update" if was_there else "create", not_before=self.time + 1)
+            )
+        return found
+
+    async def _ends(self, news: dict[str, Any], time: int, others: set[int]) -> list[Told]:
+        """Deletes of what was known, and of what came and went without a word of the listener's."""
+        went = [name for name, document in news.items() if document is None and name in self.known]
+        passed = [name for name, _ in self.notes.until(time) if name not in self.known and news.get(name) is None]
+        ours: list[Told] = []
+        theirs: dict[str, bytes] = {}
+        for name in [*went, *passed]:
+            note = self.notes.get(name, time)
+            if note is not None and note.deleted:
+                ours.append(delete_of(name, self._layout, note.time, note.json))
+            else:
+                theirs[name] = note.json if note else b""
+        return ours + await ends_of(self._connection, self._layout, theirs, others, time, self.time)

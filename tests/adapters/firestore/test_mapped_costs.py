@@ -1,0 +1,156 @@
+"""What mapped storage is billed, counted by a stand-in that listens as production does: the table in the README."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from motia_adapters.firestore.options import FirestoreOptions, MappedOptions
+
+from motia_core.adapter import StorageSettings
+from motia_core.hub import Hub
+from motia_core.schema import compile_schema
+from motia_core.streams import Stream
+from motia_core.testing.harness import Reader, eventually, read_log
+from motia_core.testing.servers import Firestore
+from tests.adapters.firestore.conftest import DOCS
+from tests.conformance.backends.firestore_mapped import build
+from tests.standins.firestore import Firestore as Standin
+
+
+@pytest.fixture(scope="module")
+def standin(emulator: Firestore) -> Generator[Standin, None, None]:
+    made = Standin(emulator.url.removeprefix("http://"))
+    made.start()
+    yield made
+    made.stop()
+
+
+class Till:
+    """Streams whose looks are an hour apart, and what they cost."""
+
+    def __init__(self, standin: Standin, stack: AsyncExitStack) -> None:
+        self._standin = standin
+        self._stack = stack
+        self._before: Counter[str] = Counter()
+        self._namespace = f"t{secrets.token_hex(6)}"
+
+    async def stream(self) -> Stream[dict[str, Any]]:
+        """One in a process of its own."""
+        options = FirestoreOptions(
+            project="demo-motia",
+            emulator=f"127.0.0.1:{self._standin.port}",
+            poll=3_600.0,
+            mapped=MappedOptions(path=f"{self._namespace}/{{group}}/documents/{{id}}"),
+        )
+        adapter = build(StorageSettings("default", namespace=self._namespace, timeout=10.0), options)
+        self._stack.push_async_callback(adapter.close)
+        await adapter.open()
+        await adapter.prepare(DOCS)
+        hub = Hub(adapter, DOCS)
+        self._stack.push_async_callback(hub.close)
+        return Stream(DOCS, adapter, hub, schema=compile_schema("stream 'docs'", None), max_value_bytes=1_000_000)
+
+    def since(self) -> tuple[int, int, int]:
+        """Reads, writes and deletes since the last look."""
+        now = Counter(self._standin.billed)
+        new = now - self._before
+        self._before = now
+        return new["reads"], new["writes"], new["deletes"]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def till(standin: Standin) -> AsyncGenerator[Till, None]:
+    async with AsyncExitStack() as stack:
+        yield Till(standin, stack)
+
+
+async def test_writes_and_reads(till: Till) -> None:
+    docs = await till.stream()
+    till.since()
+    await docs.set("g", "x", {"n": 1})
+    assert till.since() == (1, 1, 0)
+    await docs.set("g", "x", {"n": 1})
+    assert till.since() == (1, 0, 0), "an equal value is not written"
+    await docs.update("g", "x", [{"type": "increment", "path": "n", "by": 1}])
+    assert till.since() == (1, 1, 0)
+    await docs.delete("g", "x")
+    assert till.since() == (1, 0, 1)
+    async with docs.batch() as batch:
+        for number in range(10):
+            batch.set("g", f"{number}", {"n": number})
+    assert till.since() == (10, 10, 0)
+    await docs.get("g", "1")
+    assert till.since() == (1, 0, 0)
+    await docs.list("g")
+    assert till.since() == (10, 0, 0)
+    await docs.send({"groupId": "g"}, {"type": "ping", "data": {}})
+    till.since()
+    await docs.send({"groupId": "g"}, {"type": "ping", "data": {}})
+    assert till.since() == (0, 2, 0), "an entry, and the check of the one before"
+
+
+@pytest.mark.parametrize("size", [10, 300])
+async def test_a_change_is_one_read_for_each_process_whatever_it_maps(till: Till, size: int) -> None:
+    """However many documents and subscribers there are; only beginning to watch costs a read for each document."""
+    writer = await till.stream()
+    for start in range(0, size, 100):
+        async with writer.batch() as batch:
+            for number in range(start, min(start + 100, size)):
+                batch.set("other", f"{number}", {"n": number})
+    await writer.set("g", "x", {"n": -1})
+    watcher = await till.stream()
+    till.since()
+    readers = [Reader(watcher.watch("g")) for _ in range(50)]
+    for reader in readers:
+        await reader.count(1)
+    begun = till.since()
+    assert begun[1:] == (0, 0)
+    assert size + 1 <= begun[0] <= size + 10, "all documents once, and what begins the watch"
+    for number in range(20):
+        await writer.set("g", "x", {"n": number})
+        for reader in readers:
+            await reader.count(2 + number)
+    reads, writes, _ = till.since()
+    assert writes == 20
+    assert reads - 20 <= 20 + 2, "each set reads its item; each change is told once by the listener"
+    readers.append(Reader(watcher.watch("g")))
+    await readers[-1].count(1)
+    assert till.since()[0] <= 2, "a join reads its group's documents, and what time it is"
+    for reader in readers:
+        await reader.stop()
+
+
+async def test_deletes_events_and_going_on(till: Till) -> None:
+    writer, watcher = await till.stream(), await till.stream()
+    adapter: Any = watcher.hub.adapter
+    for id in ("a", "b"):
+        await writer.set("g", id, {"n": 1})
+    await writer.send({"groupId": "g"}, {"type": "first", "data": {}})
+    reader = Reader(adapter.watch(DOCS, await adapter.head(DOCS)))
+    await reader.count(1)
+    position = await adapter.head(DOCS)
+    till.since()
+    await writer.delete("g", "a")
+    await reader.until(lambda batches: any(change.id == "a" for batch in batches for change in batch.changes))
+    assert till.since() == (2, 0, 1), "the writer reads the item; who hears of the delete reads its last value"
+    await writer.send({"groupId": "g"}, {"type": "ping", "data": {}})
+    await reader.until(lambda batches: any(c.type == "event" for batch in batches for c in batch.changes))
+    reads, writes, _ = till.since()
+    assert (reads, writes) == (2, 2), "an event is told by the listener, and read"
+    await reader.stop()
+    later = await till.stream()
+    other: Any = later.hub.adapter
+    await other.head(DOCS)
+    till.since()
+
+    async def told() -> bool:
+        return any(change.id == "a" for change in await read_log(other, DOCS, position))
+
+    await eventually(told, "the delete, in a process that did not see it")
+    assert till.since()[0] <= 12, "the documents of then, names only, and what differs"
