@@ -18,10 +18,13 @@ _REMEDIES = {
     _Code.PERMISSION_DENIED: "give the service account the role roles/datastore.user, and check the project's id",
     _Code.UNAUTHENTICATED: "check the credentials: a service account's key, or `gcloud auth application-default login`",
     _Code.NOT_FOUND: "check project and database, and that the database has been created in Firestore mode",
-    _Code.RESOURCE_EXHAUSTED: "the quota is used up, or the message is too large: see the project's quotas and billing",
+    _Code.RESOURCE_EXHAUSTED: "the quota is used up: see the project's quotas and billing",
     _Code.DEADLINE_EXCEEDED: "is the network up, and the address right? raise timeout if Firestore is far away",
     _Code.UNAVAILABLE: "is the network up, and the address right?",
-    _Code.INVALID_ARGUMENT: "Firestore takes 1 MiB in a document and 10 MiB in a commit: write less at once",
+    _Code.INVALID_ARGUMENT: (
+        "Firestore takes 1 MiB and 40,000 index entries in a document, and 10 MiB in a commit: write less at once, or"
+        " exempt large fields from indexing"
+    ),
 }
 _NO_TOKEN = "Getting metadata from plugin failed"
 """How gRPC says that the credentials gave no access token, before anything was sent; its code is UNAVAILABLE."""
@@ -33,6 +36,8 @@ def _code(error: grpc.aio.AioRpcError) -> grpc.StatusCode:
     said = error.details() or ""
     if _NO_TOKEN in said and any(word in said for word in _REFUSED_KEY):
         return _Code.UNAUTHENTICATED
+    if error.code() is _Code.RESOURCE_EXHAUSTED and "message" in said and ("exceeds" in said or "larger than" in said):
+        return _Code.INVALID_ARGUMENT  # a message that is too large, not a quota: sending it again is of no use
     return error.code()
 
 
@@ -51,6 +56,14 @@ def is_lost_race(error: grpc.aio.AioRpcError) -> bool:
     """Whether a commit failed because another one came first."""
     said = (error.details() or "").lower()
     return error.code() in LOST and "datastore mode" not in said and "requires an index" not in said
+
+
+def is_about_content(error: BaseException) -> bool:
+    """Whether a commit was refused for what is in it: nothing was written, and nothing will be if it is sent again."""
+    cause = error.__cause__
+    if not isinstance(cause, grpc.aio.AioRpcError):
+        return False
+    return _code(cause) is _Code.INVALID_ARGUMENT
 
 
 def is_out_of_reach(error: BackendError) -> bool:

@@ -27,7 +27,7 @@ _TYPES: dict[str, ChangeType] = {"c": "create", "u": "update", "d": "delete", "e
 MAX_INDEX = 0xFFF
 """Changes in one document, at most."""
 MAX_BYTES = 900_000
-"""Bytes of values after which a commit's next changes go to another document (one change may be larger)."""
+"""Bytes of changes after which a commit's next ones go to another document (one change may be larger)."""
 
 
 class Place(NamedTuple):
@@ -65,6 +65,12 @@ class Told(NamedTuple):
     event: str | None
     expires: int
     json: bytes | None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes in the log, about: names may be twice as long as text in JSON."""
+        names = sum(len(name.encode()) for name in (self.group, self.id, self.event) if name)
+        return len(self.json or b"") + 2 * names + 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +176,9 @@ def chain(before: Entry, changes: Sequence[Told], now: int) -> list[Entry]:
     while start < len(changes):
         size, end = 0, start
         while end < len(changes) and end - start < MAX_INDEX:
-            length = len(changes[end].json or b"")
-            if end > start and size + length > MAX_BYTES:
+            if end > start and size + changes[end].size > MAX_BYTES:
                 break
-            size += length
+            size += changes[end].size
             end += 1
         part = tuple(changes[start:end])
         time = max(now, before.time + 1) + len(part) - 1

@@ -20,6 +20,8 @@ from motia_core.model import Batch, Item, Snapshot, StreamSpec, Write, WriteResu
 
 PORTION = 100
 """Expired items that are removed at once, at most."""
+PORTIONS = 20
+"""Portions of expired items that one look removes, at most."""
 TRIMMED = 400
 """Documents of the log that one commit removes, at most."""
 
@@ -82,7 +84,9 @@ class Managed:
 
     async def list_groups(self, after: str | None, limit: int | None) -> Sequence[str]:
         """Groups that have items, without those whose items have all expired."""
-        await self.sweep()
+        for _ in range(PORTIONS):
+            if await self.sweep() < PORTION:
+                break
         return await self._reads.list_groups(after, limit)
 
     async def watch(self, after: str) -> AsyncGenerator[Batch, None]:

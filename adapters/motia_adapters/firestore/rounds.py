@@ -14,8 +14,9 @@ from motia_adapters.firestore.wire import micros, stored, unchanged, untouched
 from motia_core.errors import MotiaError
 from motia_core.model import ChangeType, Write, WriteResult
 
-MAX_BYTES = 4_000_000
-"""Bytes of the log after which a commit takes no more calls."""
+MAX_BYTES = 1_500_000
+"""Bytes of changes that calls may share a commit with. Each is sent twice, as an item and in the log, and Google's
+emulator takes 4 MiB in a message; a call by itself may be larger."""
 STEPS = 4096
 """Parts of a ms by which the changes of one commit follow each other where times are the order: as many as a float
 of today's times can tell apart."""
@@ -33,6 +34,10 @@ class Unit:
     attempts: int = 0
     sweep: tuple[Key, ...] = ()
     """Items that are to be removed if they have expired."""
+    unswept: int = 0
+    """How many of them there was no room for."""
+    alone: bool = False
+    """Whether it is to share its commit with none: the server has refused one that it was in."""
 
     @property
     def keys(self) -> list[Key]:
@@ -61,6 +66,7 @@ class _Work:
     after: dict[Key, State] = field(default_factory=dict)
     last: dict[Key, int] = field(default_factory=dict)
     outcomes: list[_Outcome | None] = field(default_factory=list)
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -90,31 +96,41 @@ class Round:
         """Work out what the units do, in their order; each succeeds or fails alone."""
         self.commit_time = self.now
         for at, unit in enumerate(units):
-            full = self._size > MAX_BYTES or unit.sweep or (self.done and self.done[-1][0].sweep)
+            full = unit.sweep or (self.done and self.done[-1][0].sweep)
             # Where times are the order, a commit has one change of an item at most.
             again = not self.layout.keeps_log and any(key in self.after for key in unit.keys)
             if self.done and (full or again):
                 self.left = list(units[at:])
                 return
-            self._take(unit)
+            if not self._take(unit):
+                self.left = list(units[at:])
+                return
 
-    def _take(self, unit: Unit) -> None:
+    def _take(self, unit: Unit) -> bool:
+        """Whether there is room for it, and what it does has been worked out."""
         work = _Work()
         try:
             for write in unit.writes:
                 work.outcomes.append(self._write(write, work))
         except MotiaError as error:
             self.failed.append((unit, error))
-            return
-        for key in unit.sweep:
+            return True
+        unit.unswept = 0
+        for number, key in enumerate(unit.sweep):
             state = self._state(key, work)
+            if work.changes and work.size + len(state.json or b"") > MAX_BYTES:
+                unit.unswept = len(unit.sweep) - number
+                break
             if state.expires and state.expires <= self.now:
                 self._expire(key, state, work)
-        self._size += sum(len(change.json or b"") + 64 for change in work.changes)
+        if self.done and self._size + work.size > MAX_BYTES:
+            return False
+        self._size += work.size
         self.changes += work.changes
         self.after.update(work.after)
         self._last.update(work.last)
         self.done.append((unit, work.outcomes))
+        return True
 
     def _write(self, write: Write, work: _Work) -> _Outcome | None:
         group, id = write.group, write.id
@@ -147,6 +163,7 @@ class Round:
 
     def _tell(self, work: _Work, change: Told) -> int:
         work.changes.append(change)
+        work.size += change.size
         return len(self.changes) + len(work.changes) - 1
 
     def _state(self, key: Key, work: _Work) -> State:

@@ -13,15 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from motia_adapters.firestore.connection import LostRace
-from motia_adapters.firestore.managed import PORTION, Managed
+from motia_adapters.firestore.managed import PORTION, PORTIONS, Managed
 from motia_adapters.firestore.mapped.stream import MappedStream
 from motia_core.adapter import Retention
 from motia_core.errors import BackendError, Conflict
 
 INTERVAL = 0.5
 """Seconds between two rounds, which cost nothing by themselves."""
-PORTIONS = 20
-"""Portions of expired items that one look removes, at most."""
 SELDOM = 60.0
 """Seconds between looks for what other processes have left."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from motia_adapters.firestore.capabilities import UPDATE_ATTEMPTS
 from motia_adapters.firestore.connection import Connection, LostRace
-from motia_adapters.firestore.failures import closed, copy_of, unreachable
+from motia_adapters.firestore.failures import closed, copy_of, is_about_content, unreachable
 from motia_adapters.firestore.history import Entry
 from motia_adapters.firestore.items import Key, Known, Layout, State
 from motia_adapters.firestore.log import Log
@@ -62,9 +62,15 @@ class Writer:
             self._task = loop.create_task(self._run(), name=f"motia-firestore-writer-{self._name}")
         return await unit.future
 
-    async def expire(self, keys: Iterable[Key]) -> None:
-        """Remove those of these items that have expired."""
-        await self._enqueue(Unit((), asyncio.get_running_loop().create_future(), 0.0, sweep=tuple(keys)))
+    async def expire(self, keys: Sequence[Key]) -> None:
+        """Remove those of these items that have expired, in as many commits as their sizes ask for."""
+        start, size = 0, len(keys)
+        while start < len(keys):
+            sweep = tuple(keys[start : start + size])
+            unit = Unit((), asyncio.get_running_loop().create_future(), 0.0, sweep=sweep)
+            await self._enqueue(unit)
+            done = len(sweep) - unit.unswept
+            start, size = start + done, max(2, 2 * done)
 
     def take_deadline(self) -> int:
         """The earliest deadline that was written since this was last asked (µs); 0: none."""
@@ -88,7 +94,10 @@ class Writer:
                     await self._perform(self._running)
                 except MotiaError as error:
                     self._forget()
-                    _fail(self._running, error)
+                    if len(self._running) > 1 and is_about_content(error):
+                        self._part(self._running)  # one of them is refused; the others are not to fail with it
+                    else:
+                        _fail(self._running, error)
                 run += 1
                 await self._give_way(run)
         except asyncio.CancelledError:
@@ -124,7 +133,8 @@ class Writer:
         while self._queue:
             unit = self._queue[0]
             # After races in which all lost for one item, each goes its own way.
-            if taken and (count + len(unit.writes) > MAX_WRITES or (unit.attempts > 2 and not self._layout.keeps_log)):
+            apart = unit.alone or (unit.attempts > 2 and not self._layout.keeps_log)
+            if taken and (apart or taken[-1].alone or count + len(unit.writes) > MAX_WRITES):
                 break
             self._queue.popleft()
             if unit.future.done():
@@ -223,6 +233,11 @@ class Writer:
             else:
                 _fail([unit], _lost(unit))
         self._queue.extendleft(reversed(again))
+
+    def _part(self, units: Sequence[Unit]) -> None:
+        for unit in units:
+            unit.alone = True
+        self._queue.extendleft(reversed(units))
 
     def _forget(self) -> None:
         self._head = None

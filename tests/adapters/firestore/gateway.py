@@ -29,6 +29,8 @@ class Gateway:
     port: int = 0
     refuse: Any = None
     """A status code with which every call is answered, with the words ``said``."""
+    refuses: Callable[[Any], str] = lambda commit: ""
+    """Which commits are invalid, and in which words; empty: it is not."""
     said: str = ""
     billed: Counter[str] = field(default_factory=Counter)
     """Documents read and written, and calls by name."""
@@ -52,6 +54,8 @@ class Gateway:
 
     async def _unary(self, request: bytes, context: Any) -> bytes:
         await self._check("Commit", context)
+        if words := self.refuses(CommitRequest.FromString(request)):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, words)
         try:
             reply = await self.upstream.unary_unary(f"/{SERVICE}/Commit")(request, metadata=self._metadata(context))
         except grpc.aio.AioRpcError as error:

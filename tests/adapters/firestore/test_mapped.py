@@ -220,6 +220,10 @@ async def test_what_json_cannot_write_is_kept_while_its_neighbours_change(
         ({"a": [{"$geopoint": [100, 0]}]}, "$.a[0]", "latitude"),
         ({"a": {"$bytes": "?"}}, "$.a", "base64"),
         ({"a": {"$reference": "users"}}, "$.a", "no path of a document"),
+        ({"a": {"$reference": "users/.."}}, "$.a", "no path of a document"),
+        ({"a": {"$reference": "users/__x__"}}, "$.a", "no path of a document"),
+        ({"a": {"$reference": "projects/A B/databases/x/documents/users/alice"}}, "$.a", "no path of a document"),
+        ({"a": {"$double": ["NaN"]}}, "$.a", "none of NaN"),
         ({"a": [0] * 140_000}, "$", "takes 1,048,576 at most"),
     ],
 )

@@ -61,10 +61,15 @@ class Template:
 
     def check(self, name: str, what: str) -> None:
         """Raise `InvalidName` unless Firestore takes this as the id of a document."""
-        if not _ID.fullmatch(name) or len(name.encode()) > MAX_ID:
+        if not is_document_id(name):
             raise InvalidName(
                 f"{what} {name!r} cannot be the id of a document in Firestore: no '/', not '.', '..' or __x__"
             )
+
+
+def is_document_id(name: str) -> bool:
+    """Whether Firestore takes this as the id of a document, or the name of a collection."""
+    return bool(_ID.fullmatch(name)) and len(name.encode()) <= MAX_ID
 
 
 def parse_template(text: str) -> Template:

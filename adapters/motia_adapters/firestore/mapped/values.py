@@ -20,6 +20,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from motia_adapters.firestore.mapped.template import is_document_id
 from motia_adapters.firestore.wire import Value
 from motia_core.errors import InvalidValue
 
@@ -27,6 +28,7 @@ DEPTH = 20
 """Levels of maps and arrays that Firestore takes."""
 _RESERVED = re.compile(r"__.*__", re.DOTALL)
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(\.\d{1,6})?Z")
+_DATABASE = re.compile(r"projects/[a-z0-9.:-]+/databases/(\(default\)|[a-z0-9-]+)/documents/")
 _DOUBLES = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _EPOCH = datetime.datetime(1970, 1, 1)
 
@@ -152,12 +154,12 @@ def _put_timestamp(value: Any, given: Any, path: str, documents: str) -> None:
 
 
 def _put_reference(value: Any, given: Any, path: str, documents: str) -> None:
-    parts = given.split("/") if isinstance(given, str) else []
-    if parts[:1] == ["projects"] and parts[4:5] == ["documents"]:
-        parts = parts[5:]  # a document of another database
-    if not parts or len(parts) % 2 or not all(parts):
+    text = given if isinstance(given, str) else ""
+    other = _DATABASE.match(text)  # a document of another database
+    parts = (text[other.end() :] if other else text).split("/")
+    if len(parts) % 2 or not all(map(is_document_id, parts)):
         raise InvalidValue(f"{given!r} is no path of a document, as in users/alice", path=path)
-    value.reference_value = given if len(parts) < given.count("/") else f"{documents}/{given}"
+    value.reference_value = text if other else f"{documents}/{text}"
 
 
 def _put_geopoint(value: Any, given: Any, path: str, documents: str) -> None:
@@ -175,7 +177,7 @@ def _put_bytes(value: Any, given: Any, path: str, documents: str) -> None:
 
 
 def _put_double(value: Any, given: Any, path: str, documents: str) -> None:
-    if given not in _DOUBLES:
+    if not isinstance(given, str) or given not in _DOUBLES:
         raise InvalidValue(f"{given!r} is none of {', '.join(_DOUBLES)}", path=path)
     value.double_value = _DOUBLES[given]
 
