@@ -81,6 +81,14 @@ def read_failed(error: BaseException, address: str, doing: str) -> BackendError:
     return _made(BackendUnavailable if _is_unavailable(error) else BackendError, error, address, doing)
 
 
+def not_let(code: int, said: str, address: str) -> BackendError:
+    """Firestore has ended a listener, with the number of a status code."""
+    status = next((known for known in _Code if known.value[0] == code), _Code.UNKNOWN)
+    kind = BackendUnavailable if status in _UNAVAILABLE else BackendError
+    remedy = _REMEDIES.get(status, "")
+    return kind(f"firestore: cannot listen at {address}: {status.name}: {said}" + (f" ({remedy})" if remedy else ""))
+
+
 def write_failed(error: BaseException, address: str) -> BackendError:
     """This project's error for a commit: whether it was applied may not be known."""
     if isinstance(error, grpc.aio.AioRpcError):

@@ -5,7 +5,7 @@ this call, without a thread. What can happen to a listener and is healed here: t
 ends or its connection is cut; Firestore removes a target, with or without a cause; its
 count of documents (the existence filter) is not ours; our own handling of a message
 fails. In all these cases the target is listened to afresh, and its owner is told that
-something may have been missed.
+something may have been missed. What happens again and again is tried ever less often.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 
 from motia_adapters.firestore.connection import Connection
-from motia_adapters.firestore.failures import read_failed
+from motia_adapters.firestore.failures import not_let, read_failed
 from motia_adapters.firestore.wire import ListenRequest
 from motia_core.errors import BackendError
 
@@ -45,6 +45,12 @@ class Target(ABC):
         """Names of the documents that it holds, as far as was heard."""
         self.current = False
         """Whether it has heard all there was, and is listening."""
+        self.error: BackendError | None = None
+        """Why Firestore does not let it listen, until it does."""
+        self.setbacks = 0
+        """How often, one soon after the other, it had to be listened to afresh."""
+        self.set_back = 0.0
+        """When that was last, on the loop's clock."""
 
     @abstractmethod
     def heard(self, document: Any) -> None:
@@ -88,14 +94,11 @@ class Listener:
             self._requests.put_nowait(self._request(remove=target.id))
         target.current = False
 
-    def renew(self, target: Target, *, from_start: bool = False) -> None:
-        """Listen to it afresh: from where it was, or from the start."""
-        if self._targets.get(target.id) is not target:
-            return
-        self.remove(target)
-        if from_start:
-            target.token = b""
-        self._enter(target)
+    def renew(self, target: Target, pause: float = 0.0) -> None:
+        """Listen to it afresh, from where it was, after so many seconds."""
+        if self._targets.get(target.id) is target:
+            self.remove(target)
+            self._enter(target, pause)
 
     def restart(self) -> None:
         """End the call, which has missed something, and make a new one."""
@@ -114,12 +117,20 @@ class Listener:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
-    def _enter(self, target: Target) -> None:
+    def _enter(self, target: Target, pause: float = 0.0) -> None:
         self._ids += 1
         target.id = self._ids
         target.current = False
         self._targets[target.id] = target
-        self._requests.put_nowait(self._request(add=target))
+        if pause:
+            asyncio.get_running_loop().call_later(pause, self._ask, target, target.id, self._requests)
+        else:
+            self._ask(target, target.id, self._requests)
+
+    def _ask(self, target: Target, id: int, requests: asyncio.Queue[Any]) -> None:
+        """Add a target that is still wanted to the call; a new call has asked for it already."""
+        if self._targets.get(id) is target and requests is self._requests:
+            requests.put_nowait(self._request(add=target))
 
     def _request(self, *, add: Target | None = None, remove: int = 0) -> Any:
         message = ListenRequest(database=self._connection.database)
@@ -217,6 +228,7 @@ class Listener:
             if kind == REMOVED:
                 if change.cause.code:
                     _log.warning("a listener was ended: %s", change.cause.message)
+                    target.error = not_let(change.cause.code, change.cause.message, self._connection.address)
                 self._afresh(target)
                 continue
             if kind == RESET:
@@ -224,7 +236,7 @@ class Listener:
                 self._guard(target, target.doubtful, whole=True)
             elif kind == CURRENT:
                 target.current = True
-                self.error = None
+                target.error = self.error = None
             if change.resume_token:
                 target.token = change.resume_token
             # Only what is said of all targets is a moment at which each is whole.
@@ -251,9 +263,15 @@ class Listener:
             self._afresh(target)
 
     def _afresh(self, target: Target) -> None:
+        now = asyncio.get_running_loop().time()
+        target.setbacks = min(target.setbacks + 1, 10) if now - target.set_back < 2 * LONGEST_PAUSE else 0
+        target.set_back = now
         target.members.clear()
-        self.renew(target, from_start=True)
+        target.token = b""
+        self.renew(target, min(LONGEST_PAUSE, FIRST_PAUSE * (2**target.setbacks - 1)))
         target.doubtful(whole=True)
+        if target.setbacks:
+            target.doubtful(whole=False)  # nothing is told for a while
 
 
 async def _ended(call: Any) -> None:

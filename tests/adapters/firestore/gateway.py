@@ -32,6 +32,8 @@ class Gateway:
     refuses: Callable[[Any], str] = lambda commit: ""
     """Which commits are invalid, and in which words; empty: it is not."""
     said: str = ""
+    denied: bool = False
+    """Whether targets of listeners are removed as soon as they are added, as the account may not listen."""
     billed: Counter[str] = field(default_factory=Counter)
     """Documents read and written, and calls by name."""
     requests: list[Any] = field(default_factory=list)
@@ -84,8 +86,12 @@ class Gateway:
 
         async def asked() -> AsyncIterator[bytes]:
             async for request in requests:
-                self.requests.append(ListenRequest.FromString(request))
-                yield request
+                asked = ListenRequest.FromString(request)
+                self.requests.append(asked)
+                if self.denied and asked.HasField("add_target"):
+                    queue.put_nowait(_denial(asked.add_target.target_id))
+                else:
+                    yield request
 
         call = self.upstream.stream_stream(f"/{SERVICE}/Listen")(asked(), metadata=self._metadata(context))
 
@@ -116,6 +122,15 @@ class Gateway:
         self.billed[method] += 1
         if self.refuse is not None:
             await context.abort(self.refuse, self.said)
+
+
+def _denial(target: int) -> bytes:
+    message = ListenResponse()
+    message.target_change.target_change_type = 2
+    message.target_change.target_ids.append(target)
+    message.target_change.cause.code = grpc.StatusCode.PERMISSION_DENIED.value[0]
+    message.target_change.cause.message = "Missing or insufficient permissions."
+    return bytes(message.SerializeToString())
 
 
 def _found(method: str, answer: bytes) -> int:

@@ -11,11 +11,12 @@ import pytest
 from motia_adapters.firestore.listener import REMOVED, RESET
 from motia_adapters.firestore.wire import ListenResponse
 
+from motia_core.errors import BackendError
 from motia_core.streams import Stream
 from motia_core.testing import Reader
 from motia_core.testing.harness import eventually
 from motia_core.testing.proxy import Proxy
-from tests.adapters.firestore.conftest import Lab, upkeep_done
+from tests.adapters.firestore.conftest import DOCS, Lab, listening, upkeep_done
 
 
 @asynccontextmanager
@@ -79,6 +80,31 @@ async def test_a_target_that_is_removed_is_added_again(lab: Lab, code: int) -> N
         lab.gateway.say(_removed(code))
         await eventually(_longer(lambda: lab.gateway.targets, before), "the target to be added again")
         await _goes_on(docs, reader)
+
+
+async def test_an_account_that_may_not_listen_is_told_of_changes_and_asks_seldom(lab: Lab) -> None:
+    docs = await lab.stream()
+    async with _watched(docs) as reader:
+        before = len(lab.gateway.targets)
+        lab.gateway.denied = True
+        lab.gateway.say(_removed(7))
+        await _goes_on(docs, reader)
+        await docs.set("g", "more", {})
+        await reader.until(lambda seen: seen[-1].id == "more")
+        assert 2 <= len(lab.gateway.targets) - before < 20
+        lab.gateway.denied = False
+        await listening(docs)
+        await _goes_on(docs, reader)
+
+
+async def test_an_account_that_may_not_listen_to_mapped_documents_is_told_so(lab: Lab) -> None:
+    lab.gateway.denied = True
+    adapter = await lab.connect(timeout=2.0, mapped={"path": f"{lab.namespace}/{{group}}/documents/{{id}}"})
+    adapter._connection.is_emulated = False  # the emulator's listener is only a bell
+    adapter._streams.clear()
+    with pytest.raises(BackendError, match=r"cannot listen at .*PERMISSION_DENIED.*roles/datastore.user"):
+        await adapter.head(DOCS)
+    assert 2 <= len(lab.gateway.targets) < 30
 
 
 async def test_a_reset_is_followed_by_what_there_is(lab: Lab) -> None:

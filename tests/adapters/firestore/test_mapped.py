@@ -278,6 +278,20 @@ async def test_documents_that_can_be_no_items_are_counted_and_reported(
     assert len([record for record in caplog.records if "is left out" in record.message]) == 1
 
 
+async def test_a_group_is_listed_once_whatever_is_below_its_items(
+    lab: Lab, docs: Stream[dict[str, Any]], client: Any
+) -> None:
+    for group in ("g", "h", "i"):
+        await document(client, lab, "x", group).set({"n": 1})
+        for number in range(25):
+            await document(client, lab, "x", group).collection("documents").document(f"{number}").set({})
+    assert list(await docs.list_groups()) == ["g", "h", "i"]
+    pages: list[str] = []
+    while page := await docs.list_groups(after=pages[-1] if pages else None, limit=1):
+        pages += page
+    assert pages == ["g", "h", "i"]
+
+
 async def test_doctor_looks_at_the_path(lab: Lab) -> None:
     adapter = await lab.connect(mapped=mapped(lab))
     empty = [finding for finding in await adapter.diagnose() if "no document at" in finding.message]

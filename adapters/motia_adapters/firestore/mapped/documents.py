@@ -63,7 +63,8 @@ class Documents:
             found, at = await self._connection.query(documents, query, at)
             keys = [key for document in found if (key := self._layout.key(document.name))]
             new = dict.fromkeys(group for group, _ in keys)
-            groups += new
+            # The last one may be met again: below its items there may be collections of the same name.
+            groups += [group for group in new if group not in groups[-1:]]
             if len(found) < size:
                 break
             last = found[-1].name

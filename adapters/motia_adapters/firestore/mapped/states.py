@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from motia_adapters.firestore.connection import Connection, as_backend_error
-from motia_adapters.firestore.failures import closed
+from motia_adapters.firestore.failures import closed, copy_of
 from motia_adapters.firestore.listener import Listener
 from motia_adapters.firestore.mapped.changes import Told, delete_of, events_of, placed, state_of
 from motia_adapters.firestore.mapped.departures import ends_of
@@ -26,7 +26,7 @@ from motia_adapters.firestore.mapped.layout import MappedLayout
 from motia_adapters.firestore.mapped.moments import Moment, Moments
 from motia_adapters.firestore.mapped.notes import Note, Notes
 from motia_adapters.firestore.wire import micros, timestamp
-from motia_core.errors import BackendUnavailable
+from motia_core.errors import BackendError, BackendUnavailable
 from motia_core.model import ChangeType
 
 LAG = 0.03
@@ -74,6 +74,12 @@ class States:
         """Documents whose group or id no item may have, as far as they were seen."""
         return len(self._moments.outside)
 
+    @property
+    def error(self) -> BackendError | None:
+        """Why nothing is heard, if that is known."""
+        error = self._moments.error or self._listener.error
+        return None if error is None else copy_of(error)
+
     async def start(self) -> None:
         """Begin to listen, and wait until it is whole. Raises `BackendUnavailable`."""
         if self._task is None:
@@ -92,7 +98,7 @@ class States:
                         bell.clear()
                         await bell.wait()
             except TimeoutError:
-                raise self._listener.error or BackendUnavailable(
+                raise self.error or BackendUnavailable(
                     f"firestore: listening at {self._connection.address} has not begun within"
                     f" {self._connection.timeout:g} s (is the network up?)"
                 ) from None

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from motia_adapters.firestore.connection import Connection
-from motia_adapters.firestore.failures import copy_of, is_out_of_reach
+from motia_adapters.firestore.failures import is_out_of_reach
 from motia_adapters.firestore.listener import Listener
 from motia_adapters.firestore.log import Log
 from motia_adapters.firestore.mapped.changes import delete_of, events_of, placed, portions, state_of
@@ -150,8 +150,8 @@ class MappedStream:
                     continue
                 if not await _rings(bell, self._look):
                     await self._places.check_history(position)
-                    if self._listener.error is not None:
-                        raise copy_of(self._listener.error)
+                    if (error := self._states.error) is not None:
+                        raise error
                     self._states.ask()
 
     async def trim(self) -> None:
