@@ -19,6 +19,9 @@ from motia_core.errors import BackendError
 
 SCOPES = ("https://www.googleapis.com/auth/datastore", "https://www.googleapis.com/auth/cloud-platform")
 PROJECT_VARIABLES = ("GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT")
+_FILE_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
+_UNUSABLE = (google.auth.exceptions.GoogleAuthError, OSError, AttributeError, TypeError, ValueError, KeyError)
+"""How google-auth says that there are no credentials, or stumbles over a file that holds none."""
 _REMEDY = (
     'give a service account\'s key (credentials = "service-account.json"), set GOOGLE_APPLICATION_CREDENTIALS, run'
     " `gcloud auth application-default login`, or set FIRESTORE_EMULATOR_HOST to use the emulator"
@@ -53,10 +56,10 @@ async def find_account(options: FirestoreOptions, timeout: float) -> Account:
     try:
         async with asyncio.timeout(timeout):
             found, project = await asyncio.to_thread(google.auth.default, scopes=SCOPES)
-    except google.auth.exceptions.DefaultCredentialsError as error:
-        raise BackendError(f"firestore: no credentials were found ({_REMEDY})") from error
     except TimeoutError as error:
         raise BackendError(f"firestore: no credentials were found within {timeout:g} s ({_REMEDY})") from error
+    except _UNUSABLE as error:
+        raise BackendError(f"firestore: {_not_found()} ({_REMEDY})") from error
     return Account(_named(_project(options) or project), "application default credentials", found)
 
 
@@ -75,8 +78,10 @@ def _of_app(options: FirestoreOptions) -> Account:
         return Account(project or "demo-motia", f"firebase_admin app {app.name!r}, for the emulator")
     try:
         credentials = app.credential.get_credential()
-    except google.auth.exceptions.DefaultCredentialsError as error:
-        raise BackendError(f"firestore: the firebase_admin app {app.name!r} has no credentials ({_REMEDY})") from error
+    except _UNUSABLE as error:
+        raise BackendError(
+            f"firestore: the firebase_admin app {app.name!r} has no credentials: {_not_found()} ({_REMEDY})"
+        ) from error
     return Account(_named(project), f"firebase_admin app {app.name!r}", credentials)
 
 
@@ -96,6 +101,15 @@ def _of_file(options: FirestoreOptions) -> Account:
             " settings, Service accounts"
         ) from None
     return Account(_named(_project(options) or content.get("project_id")), f"service account key {path}", credentials)
+
+
+def _not_found() -> str:
+    """What is wrong, without a word of what is in the file."""
+    if not (path := os.environ.get(_FILE_VARIABLE)):
+        return "no credentials were found"
+    if not os.path.exists(path):
+        return f"{_FILE_VARIABLE} names {path!r}, which is not there"
+    return f"{_FILE_VARIABLE} names {path!r}, which cannot be read or holds no credentials"
 
 
 def _project(options: FirestoreOptions) -> str | None:

@@ -110,6 +110,25 @@ async def test_a_key_that_is_missing_or_none_is_named_and_not_quoted(tmp_path: P
         assert "top-secret" not in said
 
 
+@pytest.mark.usefixtures("_nothing_given")
+@pytest.mark.parametrize("content", [None, "folder", "[]", '{"type": "top-secret"}', '{"type": "service_account"}',
+                                     '{"type": "impersonated_service_account"}'])  # fmt: skip
+async def test_a_variable_that_names_no_credentials_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    path = tmp_path / "named.json"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_text(content)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path))
+    said = await _refused(FirestoreOptions(project="my-app"))
+    assert f"GOOGLE_APPLICATION_CREDENTIALS names {str(path)!r}" in said
+    assert ("not there" in said) == (content is None)
+    assert "top-secret" not in said
+    assert "gcloud auth" in said
+
+
 async def test_a_firebase_app_that_is_not_there_is_named() -> None:
     assert "firebase_admin.initialize_app()" in await _refused(FirestoreOptions(app="elsewhere", emulator="h:1"))
 
