@@ -33,9 +33,14 @@ def print_migrations(
     """Print all migrations, or write them to a folder. Nothing is opened."""
     now = datetime.now(UTC)
     number = 0
+    printed: set[tuple[str, str]] = set()
     for name, adapter in _chosen(project, storage):
         for migration in adapter.migrations():
             if folder is None:
+                if (adapter.address, migration.text) in printed:  # two storages in one database need it once
+                    typer.echo(f"-- storage {name!r}: {migration.name}, as above")
+                    continue
+                printed.add((adapter.address, migration.text))
                 typer.echo(f"-- storage {name!r}: {migration.name}\n{migration.text}")
                 continue
             rest = _NUMBER.sub("", migration.name)

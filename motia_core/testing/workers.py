@@ -77,10 +77,15 @@ class Worker:
             stdout=asyncio.subprocess.PIPE,
             env=environment,
         )
-        assert process.stdout
-        ready = await process.stdout.readline()
-        assert ready == b"running\n", "a worker process did not start: see its output above"
-        return cls(process)
+        worker = cls(process)
+        try:
+            assert process.stdout
+            ready = await process.stdout.readline()
+            assert ready == b"running\n", "a worker process did not start: see its output above"
+        except BaseException:  # nobody else knows of it yet
+            await worker.kill()
+            raise
+        return worker
 
     async def kill(self) -> None:
         """``kill -9``."""

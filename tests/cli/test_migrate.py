@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,3 +77,22 @@ def test_a_storage_that_there_is_not_is_named(tmp_path: Path, capsys: pytest.Cap
 def test_a_server_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = run("apply", "-p", project(tmp_path))
     assert "cannot migrate at postgresql://127.0.0.1:1/nobody" in str(code) + capsys.readouterr().err
+
+
+def test_what_is_printed_for_two_storages_in_one_database_can_be_run_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], server: PostgreSQL
+) -> None:
+    asyncio.run(Psql(server.url).run("CREATE DATABASE printed"))
+    url = server.url.rsplit("/", 1)[0] + "/printed"
+    folder = project(tmp_path, url)
+    with (tmp_path / "motia.toml").open("a") as settings:
+        settings.write(f'[storage.live]\nurl = "{url}"\n')
+    assert run("print", "-p", folder) == 0
+    printed = capsys.readouterr().out
+    assert "-- storage 'live': 0001_motia_storage, as above" in printed
+    tables = "CREATE TABLE orders (customer text, code text, PRIMARY KEY (customer, code));\n"
+    command = ["psql", url, "-v", "ON_ERROR_STOP=1", "-q", "-f", "-"]
+    done = subprocess.run(command, input=tables + printed, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert run("apply", "-p", folder) == 0
+    assert capsys.readouterr().err == "storage 'orders': nothing to do\nstorage 'live': nothing to do\n"

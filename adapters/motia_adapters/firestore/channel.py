@@ -84,15 +84,15 @@ class Channel:
         return (*common, ("authorization", "Bearer owner")) if self.options.emulator else common
 
     async def close(self) -> None:
-        """Close the channel; calls under way end."""
+        """Close the channel; reads that were given up are heard out first, within their time."""
         channel, self._channel, self._stubs = self._channel, None, {}
-        if channel is not None:
-            await channel.close(None)
         if self._ending:
-            _, late = await asyncio.wait(self._ending, timeout=_SHORT)
+            _, late = await asyncio.wait(self._ending, timeout=self.timeout)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        if channel is not None:
+            await channel.close(None)
 
     # -- inside ------------------------------------------------------------------------
 

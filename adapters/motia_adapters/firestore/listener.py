@@ -104,7 +104,7 @@ class Listener:
 
     async def close(self) -> None:
         """End."""
-        works = any(target.current for target in self._targets.values())
+        works = self._call is not None and self.error is None
         self._targets.clear()
         if self._task is not None:
             # A call that the server ends, as it is asked to here, leaves nothing behind of which gRPC would hear later.

@@ -147,7 +147,7 @@ async def _mapped(link: Link, mapping: Collection) -> list[Finding]:
             Finding("ok", f"collection {name!r} keeps no images yet: they are turned on at the first start")
         )
         options["changeStreamPreAndPostImages"] = {"enabled": True}
-    for check in (lambda: mapping.check_names(found[0]), lambda: mapping.check_unique(link)):
+    for check in (lambda: mapping.check_images(found[0]), lambda: mapping.check_unique(link)):
         try:
             waiting = check()
             if waiting is not None:

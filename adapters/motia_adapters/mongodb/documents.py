@@ -225,9 +225,9 @@ def changes(event: Mapping[str, Any]) -> Iterator[Told]:
         fields = event["fullDocument"]
     else:
         return
-    if "c" not in fields or "r" not in fields:
-        return
     key = event["documentKey"]["_id"]
+    if "c" not in fields or "r" not in fields or not isinstance(key, dict):  # somebody else's
+        return
     group, id, version = key["g"], key["i"], version_of(fields["c"], fields["r"])
     if "v" not in fields:
         if "o" in fields:

@@ -132,6 +132,7 @@ class Rooms:
                 f"mongodb: there is no collection {mapping.collection!r} in the database at {self._link.address}:"
                 " create it, or correct mapped.collection"
             )
+        mapping.check_kind(found)
         if mapping.options.enable_images and not found["options"].get("changeStreamPreAndPostImages", {}).get(
             "enabled"
         ):
@@ -140,7 +141,7 @@ class Rooms:
                  "writeConcern": MAJORITY}
             )  # fmt: skip
             found = await self._described(mapping.collection) or found
-        mapping.check_names(found)
+        mapping.check_images(found)
         await mapping.check_unique(self._link)
         await self._make_events()
         unusable = await mapping.unusable(self._link)

@@ -18,6 +18,8 @@ INTERVAL = 1.0
 """Seconds between two looks."""
 PORTION = 200
 """Expired items that are removed in one go, at most."""
+OURS = {"v": {"$type": "string"}, "c": {"$type": "long"}, "_id.i": {"$type": "string"}}
+"""What items have; documents that somebody else put there are left alone."""
 TOMBSTONES = 3_600
 """Seconds that a tombstone is kept, so that versions grow across delete and re-creation."""
 PURGES = 60
@@ -53,13 +55,15 @@ class Upkeep:
                 await self._look(turn)
             except MotiaError as error:  # the next look may do better
                 _log.debug("upkeep: %s", error)
+            except Exception:  # nor must a bug, or what somebody put into our collections, end it
+                _log.exception("upkeep failed, and is tried again")
 
 
 async def sweep(link: Link, room: Room, writer: Writer) -> None:
     """Remove all items of a stream that have expired by the server's clock."""
     while True:
         command = {
-            "find": room.collection, "filter": {"$expr": {"$lte": ["$x", "$$NOW"]}, "x": {"$exists": True}},
+            "find": room.collection, "filter": {"$expr": {"$lte": ["$x", "$$NOW"]}, "x": {"$exists": True}, **OURS},
             "projection": documents.FIELDS, "hint": "expiry", "limit": PORTION, "batchSize": PORTION,
             "singleBatch": True, "readConcern": {"level": "majority"},
         }  # fmt: skip
@@ -77,6 +81,11 @@ async def sweep(link: Link, room: Room, writer: Writer) -> None:
 
 async def purge(link: Link, room: Room) -> None:
     """Remove tombstones that are old."""
-    old = {"d": {"$exists": True}, "$expr": {"$lte": ["$d", {"$subtract": ["$$NOW", TOMBSTONES * 1000]}]}}
+    old = {
+        "d": {"$type": "date"},
+        "o": {"$type": "string"},
+        "c": {"$type": "long"},
+        "$expr": {"$lte": ["$d", {"$subtract": ["$$NOW", TOMBSTONES * 1000]}]},
+    }
     deletes = [{"q": old, "limit": 0, "hint": "purge"}]
     await link.run({"delete": room.collection, "deletes": deletes, "writeConcern": MAJORITY}, write=True)

@@ -13,7 +13,7 @@ from motia_adapters.postgresql.capabilities import MANAGED, MAPPED
 from motia_adapters.postgresql.database import Database
 from motia_adapters.postgresql.diagnosis import diagnose, diagnose_table
 from motia_adapters.postgresql.failures import MIGRATE, closed
-from motia_adapters.postgresql.migrations import VERSION, migrations
+from motia_adapters.postgresql.migrations import VERSION, migrations, strange, strangers
 from motia_adapters.postgresql.options import MappedOptions
 from motia_adapters.postgresql.places import Place
 from motia_adapters.postgresql.reads import Reads
@@ -100,7 +100,8 @@ class PostgresqlAdapter(Adapter):
 
     async def check(self) -> None:
         """Raise `BackendError` unless the schema's objects are those that this version needs."""
-        found = await self.database.rpc("version")
+        answer = await self.database.rpc("version")
+        found, files = (answer["version"], answer["files"]) if isinstance(answer, dict) else (answer, None)
         if found != VERSION:
             what = "older" if isinstance(found, int) and found < VERSION else "newer"
             remedy = MIGRATE if what == "older" else "upgrade motia-core"
@@ -108,6 +109,9 @@ class PostgresqlAdapter(Adapter):
                 f"{self.database.name}: the objects of schema {self.database.schema!r} at {self.address} are {what}"
                 f" (version {found}, needed: {VERSION}): {remedy}"
             )
+        names = ["all"] if files is None else strange(files)
+        if names:
+            raise BackendError(f"{self.database.name}: {strangers(names, self.database.schema)} ({self.address})")
 
     async def _describe(self, mapped: MappedOptions) -> None:
         """Learn what the mapped table is. Raises `ConfigError` if it is not mapped."""

@@ -2,7 +2,7 @@
 
 News of a small write brings its changes. A watch that stands right before them takes them; any other looks.
 
-Two things ring: the database's own news (`Database.wakeups`), and a look at the heads of
+Two things ring: the database's own news (`Database.listen`), and a look at the heads of
 all watched streams, in one call, which is all there is while no news comes in.
 """
 
@@ -13,7 +13,7 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import orjson
@@ -96,17 +96,20 @@ class Bells:
 
     async def _hear(self) -> None:
         delay = 0.05
+
+        def hear(news: News | None) -> None:
+            nonlocal delay
+            delay = 0.05
+            if news is None:
+                self._hearing = True
+                self._ring_all()  # what happened before it could be heard
+            else:
+                for bell in self._bells.get((news.namespace, news.stream), ()):
+                    bell.ring(news)
+
         while True:
             try:
-                async with aclosing(self._database.wakeups()) as news:
-                    async for stream in news:
-                        delay = 0.05
-                        if stream is None:
-                            self._hearing = True
-                            self._ring_all()  # what happened before it could be heard
-                        else:
-                            for bell in self._bells.get((stream.namespace, stream.stream), ()):
-                                bell.ring(stream)
+                await self._database.listen(hear)
             except Exception as error:  # whatever it is: the looks go on
                 _log.debug("%s: no news: %r", self._database.name, error)
             self._hearing = False
@@ -146,6 +149,9 @@ class Bells:
 
 async def rung(bell: Bell, seconds: float | None) -> None:
     """Wait until the bell rings, or for so many seconds."""
+    if seconds is None:
+        await bell.event.wait()
+        return
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await bell.event.wait()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from motia_adapters.postgresql.failures import Trouble, closed, failure
@@ -23,6 +22,33 @@ class News(NamedTuple):
     """The place that the rows come right after."""
     rows: Sequence[Sequence[Any]] = ()
     """As in `motia.changes`."""
+
+
+_DOING = {
+    "version": "look for our objects",
+    "facts": "look at the server",
+    "groups": "list groups",
+    "head": "read a head",
+    "heads": "read heads",
+    "changes": "read changes",
+    "mapped": "look at a mapped table",
+    "unusable": "count rows",
+    "settle": "place changes",
+    "due": "look for old entries",
+    "snapshot": "read a snapshot",
+    "begin_history": "begin a history",
+    "rows": "read rows",
+}
+
+
+def _doing(function: str) -> str:
+    """What a call was for, in an error."""
+    plain = function.removeprefix("row_").removesuffix("_one").removesuffix("_rows")
+    return _DOING.get(plain, plain)
+
+
+Hear = Callable[[News | None], None]
+"""Takes ``None`` once news can come in, then the news. It does not wait, and raises nothing."""
 
 
 class Database(ABC):
@@ -55,7 +81,7 @@ class Database(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Free everything; ends `wakeups`. Calling it twice is fine."""
+        """Free everything; ends `listen`. Calling it twice is fine."""
 
     @abstractmethod
     async def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
@@ -69,8 +95,8 @@ class Database(ABC):
         """What a driver's error says; for anything that is no driver's error, ``lost``."""
 
     @abstractmethod
-    def wakeups(self) -> AsyncGenerator[News | None, None]:
-        """Yield ``None`` once news can come in, then the news.
+    async def listen(self, hear: Hear) -> None:
+        """Have ``hear`` called for as long as news can come in.
 
         Ends, or raises, when the connection for it is lost; the caller begins again. News may
         be lost: nothing but time depends on it.
@@ -85,16 +111,40 @@ class Database(ABC):
 
     async def diagnose(self) -> list[Finding]:
         """Whether news comes in: what ``doctor`` says about this way to the database."""
+        reason = await self.silence(lambda news: news is None)
+        return [Finding("ok", "news comes in at once") if reason is None else self.deaf(reason)]
+
+    async def silence(
+        self, wanted: Callable[[News | None], bool], ask: Callable[[], Awaitable[None]] | None = None
+    ) -> str | None:
+        """Listen until something comes that is ``wanted``: why it did not, or ``None``. ``ask`` for it once it can."""
+        ready, heard = asyncio.Event(), asyncio.Event()
+
+        def hear(news: News | None) -> None:
+            ready.set()
+            if wanted(news):
+                heard.set()
+
+        async def asking() -> None:
+            await ready.wait()
+            if ask is not None:
+                await ask()
+
+        waiting = asyncio.create_task(heard.wait())
+        listening, asked = asyncio.create_task(self.listen(hear)), asyncio.create_task(asking())
+        tasks = (waiting, listening, asked)
         try:
-            async with asyncio.timeout(self.timeout), aclosing(self.wakeups()) as news:
-                async for heard in news:
-                    if heard is None:
-                        return [Finding("ok", "news comes in at once")]
-        except Exception as error:
-            reason = str(error) or type(error).__name__
-        else:
-            reason = "the connection was refused"
-        return [self.deaf(reason)]
+            await asyncio.wait((waiting, listening), timeout=self.timeout, return_when=asyncio.FIRST_COMPLETED)
+            if waiting.done():
+                return None
+            for task in (listening, asked):
+                if task.done() and (error := task.exception()) is not None:
+                    return str(error) or type(error).__name__
+            return "the connection was refused" if listening.done() else "nothing was heard"
+        finally:
+            for each in tasks:
+                each.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def deaf(self, reason: str) -> Finding:
         """What ``doctor`` says where no news comes in."""
@@ -112,9 +162,9 @@ class Database(ABC):
             raise
         except TimeoutError as error:
             late = Trouble("lost", f"no answer within {self.timeout:g} s")
-            raise self.failure(late, function, error, writes=writes) from error
+            raise self.failure(late, _doing(function), error, writes=writes) from error
         except Exception as error:
-            raise self.failure(self.map_error(error), function, error, writes=writes) from error
+            raise self.failure(self.map_error(error), _doing(function), error, writes=writes) from error
 
     def failure(self, trouble: Trouble, doing: str, cause: Exception, *, writes: bool = False) -> MotiaError:
         """This project's error for what a driver's error says."""

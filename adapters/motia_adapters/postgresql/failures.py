@@ -48,7 +48,13 @@ _UNAVAILABLE = {
     "PGRST002": "the REST side cannot read the database's schema: wait a little",
     "PGRST003": "the REST side has no connection left",
 }
+POOLER = "pooler"
+"""In the place of an SQLSTATE: something in between does not do what the server would."""
+_POOLED = "a transaction pooler (PgBouncer, Supavisor) stands between: set pooler = true, or connect past it"
 _REFUSED = {
+    POOLER: _POOLED,
+    "26000": _POOLED,  # prepared on another connection
+    "42P05": _POOLED,  # prepared there already
     "3F000": MIGRATE,
     "42883": MIGRATE,
     "42P01": MIGRATE,

@@ -84,6 +84,7 @@ class RowWriter(Writer):
     """Writes to a mapped table; its triggers capture that like everybody's writes."""
 
     function = "write_rows"
+    one_function = None
 
     def __init__(
         self,

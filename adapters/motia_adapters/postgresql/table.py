@@ -7,83 +7,17 @@ decides how its values are spelt. Numbers may change their kind (1 is 1.0): they
 
 from __future__ import annotations
 
-import json
-import re
-import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 import orjson
 
+from motia_adapters.postgresql.columns import Column, Key, Unfit, fitted
+from motia_adapters.postgresql.foreign_json import decoded, floats, members, ours, suspicious
 from motia_adapters.postgresql.options import MappedOptions
-from motia_core.errors import InvalidName, InvalidValue
-from motia_core.values import MAX_INTEGER, MIN_INTEGER, decode_foreign, encode
-
-_DECIMAL = re.compile(r"(0|-?[1-9][0-9]{0,18})\Z")
-_SUSPICIOUS = re.compile(r"\\u0000|[0-9]{19}")
-_DEEP = 90  # opening brackets from which on nesting is looked at
-_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
-_REAL_MAX = 3.4e38
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """The column of the groups, or of the ids."""
-
-    name: str
-    type: str
-
-    def raw(self, text: str, what: str) -> str | int:
-        """The cell, as JSON, for a group or id. Raises `InvalidName` if the column cannot hold it."""
-        if self.type == "text":
-            return text
-        if self.type == "uuid":
-            try:
-                if str(uuid.UUID(text)) == text:
-                    return text
-            except ValueError:
-                pass
-            raise InvalidName(f"{what} {text[:40]!r}: column {self.name!r} is uuid: 8-4-4-4-12 lower-case hex digits")
-        bits = _BITS[self.type]
-        if _DECIMAL.match(text) and -(2 ** (bits - 1)) <= int(text) < 2 ** (bits - 1):
-            return int(text)
-        raise InvalidName(f"{what} {text[:40]!r}: column {self.name!r} is {self.type}, so it must be a decimal number")
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column that is part of the value."""
-
-    name: str
-    type: str
-    """As PostgreSQL calls it, without its modifier."""
-    mod: int = -1
-    not_null: bool = False
-    default: bool = False
-    generated: bool = False
-    composite: bool = False
-    """Whether it holds rows of a type of the user's."""
-
-    @property
-    def is_json(self) -> bool:
-        """Whether it holds any JSON."""
-        return self.type in ("json", "jsonb")
-
-    @property
-    def is_fraction(self) -> bool:
-        """Whether it is a numeric that may have a fraction: shown as text, as no float can hold it."""
-        return self.type == "numeric" and not self.is_whole
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is a numeric without a fraction."""
-        return self.type == "numeric" and self.mod >= 4 and (self.mod - 4) & 0x7FF == 0
-
-
-class _Unfit(Exception):
-    """The column cannot hold the value; the message ends a sentence."""
+from motia_core.errors import InvalidValue
+from motia_core.values import MAX_INTEGER, MIN_INTEGER
 
 
 def equal(one: Any, other: Any) -> bool:
@@ -144,13 +78,13 @@ class Table:
     def _decode(self, raw: str) -> dict[str, Any]:
         row: dict[str, Any]
         if self._exact:
-            row = json.loads(raw, parse_float=Decimal)
+            row = members(raw, parse_float=Decimal)
             row = {key: self._exactly(key, member) for key, member in row.items()}
         else:
-            row = decode_foreign(raw.encode())
-        if _SUSPICIOUS.search(raw) or raw.count("[") + raw.count("{") > _DEEP:
+            row = decoded(raw)
+        if suspicious(raw):
             rest = None if self.rest is None else self.rest.name
-            row = {key: _ours(member, 0 if key == rest else 1) for key, member in row.items()}
+            row = {key: ours(member, 0 if key == rest else 1) for key, member in row.items()}
         return row
 
     def _exactly(self, name: str, member: Any) -> Any:
@@ -158,7 +92,7 @@ class Table:
         if column is not None and column.type == "numeric" and member is not None:
             whole = column.is_whole and isinstance(member, int) and MIN_INTEGER <= member <= MAX_INTEGER
             return member if whole else f"{member:f}" if isinstance(member, Decimal) else str(member)
-        return _floats(member)
+        return floats(member)
 
     # -- into the database --------------------------------------------------------------
 
@@ -231,9 +165,9 @@ class Table:
                 continue
             try:
                 if column.generated and not (name in old and equal(old[name], member)):
-                    raise _Unfit("is generated: it cannot be written")
-                fits[name] = _fitted(column, member)
-            except _Unfit as reason:
+                    raise Unfit("is generated: it cannot be written")
+                fits[name] = fitted(column, member)
+            except Unfit as reason:
                 if self.rest is None or column.generated:
                     remedy = "" if self.rest is not None else "; a rest_field could take it"
                     raise InvalidValue(
@@ -246,64 +180,6 @@ class Table:
         if not self.include_ids:
             return {}
         return {self.group.name: self.group.raw(group, "group id"), self.id.name: self.id.raw(id, "item id")}
-
-
-def _fitted(column: Column, value: Any) -> Any:
-    """The JSON to give for a value, so that it is equal when it is read. Raises `_Unfit`."""
-    type = column.type
-    if value is None:
-        raise _Unfit("cannot hold null beside NULL, which is a key that is not there")
-    if column.is_json:
-        return value
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if type in _BITS or column.is_whole:
-        if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-            value = int(value)
-        bits = _BITS.get(type, 64)
-        if not number or isinstance(value, float) or not -(2 ** (bits - 1)) <= value < 2 ** (bits - 1):
-            raise _Unfit(f"is {type}: it holds whole numbers of its range")
-    elif type in ("real", "double precision"):
-        if not number or (isinstance(value, int) and int(float(value)) != value):
-            raise _Unfit(f"is {type}: it holds numbers that a float can hold")
-        if type == "real" and abs(value) > _REAL_MAX:
-            raise _Unfit("is real: the number is too large")
-    elif type == "boolean":
-        if not isinstance(value, bool):
-            raise _Unfit("is boolean: it holds true and false")
-    elif type in ("text", "character varying"):
-        if not isinstance(value, str):
-            raise _Unfit(f"is {type}: it holds text")
-        if type == "character varying" and 4 <= column.mod < len(value) + 4:
-            raise _Unfit(f"is varchar({column.mod - 4}): the text is too long")
-    elif type.endswith("[]"):
-        if not isinstance(value, list):
-            raise _Unfit(f"is {type}: it holds lists")
-    elif column.composite:
-        if not isinstance(value, dict):
-            raise _Unfit(f"is {type}: it holds objects")
-    elif not isinstance(value, str):
-        raise _Unfit(f"is {type}: its values are text")
-    return value
-
-
-def _floats(member: Any) -> Any:
-    """JSON as `orjson` would have read it."""
-    if isinstance(member, Decimal):
-        return float(member)
-    if isinstance(member, dict):
-        return {key: _floats(value) for key, value in member.items()}
-    if isinstance(member, list):
-        return [_floats(value) for value in member]
-    return member
-
-
-def _ours(member: Any, depth: int) -> Any:
-    """JSON that anybody may have written; what is none of ours (A1) is shown as its text."""
-    try:
-        encode(member, depth=depth)
-    except InvalidValue:
-        return json.dumps(member, ensure_ascii=False).replace("\x00", "\\u0000")
-    return member
 
 
 def row_of(cells: Mapping[str, Any]) -> str:

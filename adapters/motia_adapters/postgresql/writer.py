@@ -14,7 +14,18 @@ from motia_adapters.postgresql.capabilities import UPDATE_ATTEMPTS
 from motia_adapters.postgresql.database import Database
 from motia_adapters.postgresql.failures import Raced, closed
 from motia_adapters.postgresql.places import Place
-from motia_adapters.postgresql.units import NOTHING, Key, Known, State, Unit, compose, results_of, spell_json, state_at
+from motia_adapters.postgresql.units import (
+    NOTHING,
+    Asked,
+    Key,
+    Known,
+    State,
+    Unit,
+    compose,
+    results_of,
+    spell_json,
+    state_at,
+)
 from motia_core.adapter import StorageSettings
 from motia_core.errors import BackendError, BackendUnavailable, Conflict, MotiaError, OutcomeUnknown
 from motia_core.model import ABSENT, StreamSpec, Write, WriteResult
@@ -35,6 +46,8 @@ class Writer:
     """Writes to one stream, for all callers of this process."""
 
     function = "write"
+    one_function: str | None = "write_one"
+    """The same for one plain write, if there is such."""
 
     def __init__(
         self,
@@ -128,7 +141,7 @@ class Writer:
         if not units:
             return
         asked = compose(units, states, self.spell)
-        replies = await self._ask(orjson.dumps(asked).decode())
+        replies = await self._ask(asked)
         again: list[Unit] = []
         raced = False
         for unit, sent, reply in zip(units, asked, replies, strict=True):
@@ -152,22 +165,38 @@ class Writer:
         if raced and again:
             self._races = min(_MOST_RACES, self._races + 1)
 
-    async def _ask(self, units: str) -> Any:
+    async def _ask(self, asked: list[list[Asked]]) -> Any:
         for attempt in range(1, RACES):
             try:
-                return await self._call(units)
+                return await self._call(asked)
             except Raced:
                 await asyncio.sleep(random.uniform(0, 0.01 * attempt))
-        return await self._call(units)
+        return await self._call(asked)
 
-    async def _call(self, units: str) -> Any:
+    async def _call(self, asked: list[list[Asked]]) -> Any:
+        if self.one_function is not None and self._logged and len(asked) == 1 == len(asked[0]):
+            (one,) = asked[0]
+            if one["k"] in "sud" and "t" not in one:
+                replies = await self._database.rpc(
+                    self.one_function,
+                    writes=True,
+                    p_namespace=self._namespace,
+                    p_stream=self._name,
+                    p_kind=one["k"],
+                    p_group=one["g"],
+                    p_id=one["i"],
+                    p_value=one.get("v"),
+                    p_expect=one.get("e"),
+                )
+                if replies is not None:
+                    return replies
         return await self._database.rpc(
             self.function,
             writes=True,
             p_namespace=self._namespace,
             p_stream=self._name,
             p_logged=self._logged,
-            p_units=units,
+            p_units=orjson.dumps(asked).decode(),
         )
 
     def spell(self, write: Write, value: bytes, old: State | None) -> Mapping[str, Any]:

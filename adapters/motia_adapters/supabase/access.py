@@ -28,6 +28,8 @@ ALGORITHMS = ("ES256", "RS256", "EdDSA")
 """Signatures by the project's signing keys."""
 KEYS_LIVE = 600.0
 """Seconds for which the project's keys are kept."""
+KEYS_STALE = 3600.0
+"""Seconds for which they go on beyond that while new ones cannot be fetched: then nobody gets in any more."""
 KEYS_REST = 10.0
 """Seconds between two looks for a key that is not known, at least."""
 
@@ -73,6 +75,7 @@ class SupabaseAuth:
         self._namespace = namespace
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched = float("-inf")
+        self._told = float("-inf")
         self._fetching = asyncio.Lock()
 
     async def __call__(self, request: Any) -> Any:
@@ -192,8 +195,9 @@ class SupabaseAuth:
             answer.raise_for_status()
             found = answer.json()["keys"]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            if self._keys:  # the keys that we have go on, for now
-                self._fetched = time.monotonic() - KEYS_LIVE + KEYS_REST
+            now = time.monotonic()
+            if self._keys and now < self._told + KEYS_LIVE + KEYS_STALE:  # the keys that we have go on, for now
+                self._fetched = now - KEYS_LIVE + KEYS_REST
                 return
             raise BackendUnavailable(f"supabase: no keys at {address}: {type(error).__name__}") from error
         keys: dict[str, jwt.PyJWK] = {}
@@ -201,4 +205,5 @@ class SupabaseAuth:
             if isinstance(key, dict) and key.get("kty") != "oct" and key.get("alg") in ALGORITHMS and "kid" in key:
                 with contextlib.suppress(jwt.PyJWTError):  # one that we do not understand locks nobody else out
                     keys[str(key["kid"])] = jwt.PyJWK(key)
-        self._keys, self._fetched = keys, time.monotonic()
+        self._keys = keys
+        self._fetched = self._told = time.monotonic()

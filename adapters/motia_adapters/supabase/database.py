@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from postgrest.exceptions import APIError
 from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
-from motia_adapters.postgresql.database import Database, News
+from motia_adapters.postgresql.database import Database, Hear, News
 from motia_adapters.postgresql.failures import Trouble
 from motia_adapters.postgresql.migrations import apply
 from motia_adapters.supabase.options import SupabaseOptions
@@ -26,7 +26,6 @@ TOPIC = "motia"
 _CONNECTIONS = 20
 _JOINING = 10.0  # seconds until a channel that does not come up is given up
 _ALIVE = 1.0  # seconds between two looks whether the connection is there
-_ENDED = "ended"
 _GATEWAY = (502, 503, 504)
 _sockets_log = logging.getLogger("websockets.client")
 
@@ -121,7 +120,7 @@ class SupabaseDatabase(Database):
             return Trouble("unreachable", said)
         return Trouble("lost", said)
 
-    async def wakeups(self) -> AsyncGenerator[News | None, None]:
+    async def listen(self, hear: Hear) -> None:
         """A connection to Realtime for as long as it lasts: whoever asked begins anew."""
         if not self.listening:
             await asyncio.Event().wait()
@@ -129,34 +128,32 @@ class SupabaseDatabase(Database):
         unshown = Unshown(self._key)
         _sockets_log.addFilter(unshown)
         socket = AsyncRealtimeClient(url, self._key, auto_reconnect=False, timeout=round(_JOINING))
-        news: asyncio.Queue[News | str | None] = asyncio.Queue()
+        ended = asyncio.Event()
 
         def state(state: RealtimeSubscribeStates, error: Exception | None) -> None:
-            news.put_nowait(None if state == RealtimeSubscribeStates.SUBSCRIBED else _ENDED)
+            if state == RealtimeSubscribeStates.SUBSCRIBED:
+                hear(None)
+            else:
+                ended.set()
 
-        def hear(message: Mapping[str, Any]) -> None:
+        def told(message: Mapping[str, Any]) -> None:
             payload = message.get("payload")
             if isinstance(payload, Mapping):
                 found = payload.get("namespace"), payload.get("stream")
                 if isinstance(found[0], str) and isinstance(found[1], str):
-                    news.put_nowait(News(found[0], found[1]))
+                    hear(News(found[0], found[1]))
 
         config: Any = {"config": {"broadcast": {"ack": False, "self": False}, "presence": None, "private": True}}
         channel = socket.channel(TOPIC, config)
-        channel.on_broadcast("change", hear)
-        channel.on_system(lambda _: news.put_nowait(None))  # from now on nothing is missed
+        channel.on_broadcast("change", told)
+        channel.on_system(lambda _: hear(None))  # from now on nothing is missed
         try:
             async with asyncio.timeout(_JOINING):
                 await channel.subscribe(state)
-            while _listens(socket):
-                try:
+            while _listens(socket) and not ended.is_set():
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_ALIVE):
-                        heard = await news.get()
-                except TimeoutError:
-                    continue
-                if isinstance(heard, str):
-                    return
-                yield heard
+                        await ended.wait()
         finally:
             with contextlib.suppress(Exception):
                 await socket.close()

@@ -200,7 +200,7 @@ async def test_a_thousand_subscribers_cost_one_listener_and_no_thread(lab: Lab) 
             await reader.stop()
         assert lab.gateway.billed["Listen"] == 1
         assert len(lab.gateway.targets) == 1
-        assert threading.active_count() == threads
+        assert threading.active_count() <= threads
         assert told <= 2, "a change is read once by the process, whoever subscribes"
 
 

@@ -157,6 +157,14 @@ async def test_collections_that_cannot_be_mapped_are_refused_with_the_remedy(lab
     missing = await lab.connect(url, mapped=MappedOptions(**{**options, "collection": "nowhere"}))
     with pytest.raises(BackendError, match="there is no collection 'nowhere'"):
         await missing.prepare(lab.docs)
+    shop = lab.client(url)["shop"]
+    await shop.create_collection("view", viewOn="orders", pipeline=[])
+    await shop.create_collection("series", timeseries={"timeField": "t"})
+    await shop.create_collection("capped", capped=True, size=100_000)
+    for name, said in [("view", "is a view"), ("series", "is a timeseries"), ("capped", "is capped")]:
+        wrong = await lab.connect(url, mapped=MappedOptions(**{**options, "collection": name}))
+        with pytest.raises(BackendError, match=said):
+            await wrong.prepare(lab.docs)
     good = await lab.connect(url, mapped=MappedOptions(**options))
     await good.prepare(lab.docs)
     with pytest.raises(UnsupportedCapability, match="a storage of its own"):
@@ -202,6 +210,22 @@ async def test_doctor_asks_for_an_index_that_finds_a_group(lab: Any) -> None:
     assert [finding.remedy for finding in findings] == ["db['orders'].createIndex({customer: 1})"]
     await orders.create_index([("customer", 1), ("placed", 1)])
     assert not any(finding.message.startswith(said) for finding in await adapter.diagnose())
+
+
+async def test_an_id_that_is_unique_by_itself_is_in_one_group_only(lab: Any) -> None:
+    server = await lab.serve()
+    orders = lab.client(server.url)["shop"]["orders"]
+    await orders.database.create_collection("orders", changeStreamPreAndPostImages={"enabled": True})
+    await orders.create_index("code", unique=True)
+    adapter, _ = await lab.map(server=server, id_field="code", include_ids=False)
+    await lab.put(adapter, "x", {"n": 1}, group="ada")
+    with pytest.raises(Conflict, match="belongs to group 'ada'"):
+        await lab.put(adapter, "x", {"n": 2}, group="bob")
+    await orders.create_index("customer", unique=True)  # one item for each customer
+    with pytest.raises(InvalidValue, match="refuses it"):
+        await lab.put(adapter, "y", {"n": 2}, group="ada")
+    await lab.put(adapter, "x", {"n": 3}, group="ada")
+    assert [(order["code"], order["n"]) for order in await orders.find().to_list()] == [("x", 3)]
 
 
 async def test_filter_fields_and_integer_ids(lab: Any) -> None:

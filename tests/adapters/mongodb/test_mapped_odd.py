@@ -150,6 +150,8 @@ async def test_text_that_is_no_utf8_is_shown_and_not_written_over(lab: Any) -> N
     with pytest.raises(InvalidValue, match="cannot be written by us"):
         await adapter.write(lab.docs, [lab.update("ada", "bad", {"type": "set", "path": "n", "value": 1})])
     await adapter.write(lab.docs, [lab.update("ada", "good", {"type": "set", "path": "n", "value": 1})])
+    await adapter.write(lab.docs, [Write("delete", "ada", "bad")])
+    assert [item.id for item in await adapter.list(lab.docs, "ada", after=None, limit=None)] == ["good"]
 
 
 async def test_a_collection_that_is_renamed_onto_ours_is_a_new_history(lab: Any) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from asyncio.subprocess import PIPE
 from typing import Any
 
+from motia_adapters.mongodb.options import MappedOptions
+from pymongo import WriteConcern
 from pymongo.errors import PyMongoError
 
-from motia_core.errors import MotiaError
+from motia_core.errors import BackendError, MotiaError
 from motia_core.testing.history import check_history
 from motia_core.testing.servers import MongoReplicaSet, start_or_skip
 
@@ -24,12 +28,128 @@ async def _load(lab: Any, adapter: Any, acknowledged: dict[str, int], stop: asyn
             await asyncio.sleep(0.02)
 
 
-async def test_the_primary_is_killed_and_steps_down_under_load(lab: Any) -> None:
+FOREIGN = """
+import random, sys
+from pymongo import MongoClient, WriteConcern
+from pymongo.errors import PyMongoError
+client = MongoClient(sys.argv[1], serverSelectionTimeoutMS=20_000)
+orders = client["shop"].get_collection("orders", write_concern=WriteConcern("majority"))
+n = 0
+while True:
+    n += 1
+    id, order = f"o{random.randrange(6)}", {"customer": random.choice(["ada", "bob"]), "n": n}
+    def both(session):
+        orders.replace_one({"_id": id}, order, upsert=True, session=session)
+        orders.update_one({"_id": "o9"}, {"$set": order}, upsert=True, session=session)
+    try:
+        match random.randrange(4):
+            case 0:
+                orders.update_one({"_id": id}, {"$set": order}, upsert=True)
+            case 1:
+                orders.replace_one({"_id": id}, order, upsert=True)
+            case 2:
+                orders.delete_one({"_id": id})
+            case 3:
+                with client.start_session() as session:
+                    session.with_transaction(both)
+    except PyMongoError:
+        continue
+    print(n, flush=True)
+"""
+
+
+async def _three(lab: Any) -> MongoReplicaSet:
     members = MongoReplicaSet()
     await start_or_skip(members.members[0])
     await members.members[0].kill()
     await members.start()
     lab.servers.append(members)
+    return members
+
+
+async def test_another_program_writes_while_the_primary_is_killed_and_steps_down(lab: Any) -> None:
+    members = await _three(lab)
+    client = lab.client(members.url)
+    orders = client["shop"]["orders"]
+    await orders.database.create_collection("orders", changeStreamPreAndPostImages={"enabled": True})
+    mapped = MappedOptions(collection="orders", group_field="customer")
+    adapter = await lab.connect(members.url, mapped=mapped, timeout=10)
+    start = await adapter.head(lab.docs)
+    told: list[Any] = []
+
+    async def follow() -> None:
+        position = start
+        while True:
+            try:
+                async for batch in adapter.watch(lab.docs, position):
+                    told.extend(batch.changes)
+                    position = batch.position
+            except BackendError:  # a gap is none: it ends the test
+                await asyncio.sleep(0.05)
+
+    follower = asyncio.create_task(follow())
+    other = await asyncio.create_subprocess_exec(sys.executable, "-c", FOREIGN, members.url, stdout=PIPE)
+    assert other.stdout is not None
+
+    async def writes(number: int) -> None:
+        assert other.stdout is not None
+        async with asyncio.timeout(60):
+            for _ in range(number):
+                assert await other.stdout.readline()
+
+    try:
+        await writes(50)
+        primary = members.primary()
+        assert primary is not None
+        await primary.kill()
+        await writes(50)
+        await primary.start()
+        await step_down(lab, members)
+        await writes(50)
+    finally:
+        other.kill()
+        await other.wait()
+    await (
+        client["shop"]
+        .get_collection("orders", write_concern=WriteConcern("majority"))
+        .insert_one({"_id": "last", "customer": "eve"})
+    )
+    await lab.eventually(lambda: _told(told, "last"), "the last change")
+    assert not follower.done()
+    follower.cancel()
+    await asyncio.gather(follower, return_exceptions=True)
+    there: dict[tuple[str, str], Any] = {}
+    for change in told:  # each must follow from the one before
+        key = (change.group_id, change.id)
+        assert (change.type == "create") == (key not in there), change
+        if change.type == "delete":
+            assert there.pop(key) == change.data
+        else:
+            there[key] = change.data
+    positions = [change.position for change in told]
+    assert positions == sorted(set(positions))
+    assert there == {(order["customer"], order["_id"]): order async for order in orders.find()}
+    assert [change.position for change in await lab.log(adapter, start)] == positions
+
+
+async def step_down(lab: Any, members: MongoReplicaSet) -> None:
+    """Have the primary step down."""
+
+    async def stepped_down() -> bool:
+        primary = members.primary()
+        if primary is None:
+            return False
+        try:
+            await lab.client(primary.url).admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=3)
+        except PyMongoError as error:
+            return "ExceededTimeLimit" not in str(error)
+        return True
+
+    await lab.eventually(stepped_down, "the primary to step down")
+
+
+async def test_the_primary_is_killed_and_steps_down_under_load(lab: Any) -> None:
+    members = await _three(lab)
     adapter = await lab.connect(members.url)
     other = await lab.connect(members.url)
     start = await adapter.head(lab.docs)
@@ -63,18 +183,7 @@ async def test_the_primary_is_killed_and_steps_down_under_load(lab: Any) -> None
     await primary.kill()
     await goes_on()
     await primary.start()
-    primary = members.primary()
-    assert primary is not None
-    client = lab.client(primary.url)
-
-    async def stepped_down() -> bool:
-        try:
-            await client.admin.command("replSetStepDown", 5, secondaryCatchUpPeriodSecs=3)
-        except PyMongoError as error:
-            return "ExceededTimeLimit" not in str(error)
-        return True
-
-    await lab.eventually(stepped_down, "the primary to step down")
+    await step_down(lab, members)
     await goes_on()
     stop.set()
     await asyncio.gather(*writers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -236,13 +237,33 @@ async def test_values_and_documents_over_the_limit_are_refused(lab: Any) -> None
 
 
 @pytest.mark.parametrize("driver", ["pymongo", "motor"])
-@pytest.mark.parametrize("option", ["readPreference=secondaryPreferred", "timeoutMS=20000", "w=0", "retryWrites=true"])
-async def test_what_an_url_says_of_reading_writing_and_time_breaks_nothing(lab: Any, driver: str, option: str) -> None:
+async def test_what_an_url_says_of_reading_writing_and_time_breaks_nothing(lab: Any, driver: str) -> None:
     server = await lab.serve()
-    adapter = await lab.connect(f"{server.url}&{option}", driver=driver)
+    for option in ("readPreference=secondaryPreferred", "timeoutMS=20000", "w=0", "retryWrites=true"):
+        adapter = await lab.connect(f"{server.url}&{option}", driver=driver)
+        start = await adapter.head(lab.docs)
+        reader = Reader(adapter.watch(lab.docs, start))
+        await adapter.write(lab.docs, [Write("set", option, f"{n}", b"{}") for n in range(200)])
+        assert len(await adapter.list(lab.docs, option, after=None, limit=None)) == 200
+        await reader.until(lambda batches: sum(len(batch.changes) for batch in batches) == 200)
+        await reader.stop()
+
+
+async def test_what_somebody_puts_into_our_collections_stops_nothing(lab: Any) -> None:
+    server = await lab.serve()
+    adapter = await lab.connect(server.url)
     start = await adapter.head(lab.docs)
-    reader = Reader(adapter.watch(lab.docs, start))
-    await adapter.write(lab.docs, [Write("set", "g", f"{n}", b"{}") for n in range(200)])
-    assert len(await adapter.list(lab.docs, "g", after=None, limit=None)) == 200
-    await reader.until(lambda batches: sum(len(batch.changes) for batch in batches) == 200)
-    await reader.stop()
+    ours = lab.client(server.url)["shop"]["test.stream.documents"]
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    await ours.insert_many([{"_id": 5, "x": past}, {"_id": "a", "c": 1, "r": 2, "v": 3, "x": past, "g": 7}])
+    await ours.update_one({"_id": 5}, {"$set": {"c": 1, "r": 1}})
+    await ours.delete_one({"_id": "a"})
+    await lab.put(adapter, "x", {"n": 1}, ttl=0.05)
+
+    async def gone() -> bool:
+        return [change.type for change in await lab.log(adapter, start)] == ["create", "delete"]
+
+    await lab.eventually(gone, "the expired item to be removed")
+    await lab.put(adapter, "y", {"n": 1})
+    assert await adapter.list_groups(lab.docs, after=None, limit=None) == ["g"]
+    assert [item.id for item in await adapter.list(lab.docs, "g", after=None, limit=None)] == ["y"]

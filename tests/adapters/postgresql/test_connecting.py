@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
+from motia_adapters.postgresql import migrations
 
-from motia_core.errors import BackendError, BackendUnavailable, InvalidValue, OutcomeUnknown
+from motia_core.errors import BackendError, BackendUnavailable, ConfigError, InvalidValue, OutcomeUnknown
 from motia_core.model import StreamSpec, Write
 from motia_core.testing.proxy import Mode, Proxy
 from motia_core.testing.servers import free_port
@@ -35,6 +37,33 @@ async def test_a_newer_migration_wants_a_newer_version_of_us(database: Database)
     )
     with pytest.raises(BackendError, match=r"are newer .*upgrade motia-core"):
         await database.adapter().open()
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        "UPDATE motia.migration SET digest = 'another' WHERE name = '0001_motia_storage'",
+        "ALTER TABLE motia.migration DROP COLUMN digest;"
+        " CREATE OR REPLACE FUNCTION motia.version() RETURNS json LANGUAGE sql AS $$ SELECT '2'::json $$",
+    ],
+)
+async def test_objects_of_the_same_version_from_other_files_are_noticed(database: Database, state: str) -> None:
+    await database.psql.run(state)
+    said = r"came from another state of the files.*DROP SCHEMA \"motia\" CASCADE"
+    with pytest.raises(BackendError, match=said):
+        await database.adapter().open()
+    with pytest.raises(ConfigError, match=r"0001_motia_storage.* in schema 'motia' " + said):
+        await database.adapter().migrate()
+
+
+async def test_files_applied_as_they_are_in_the_package_are_taken(empty: Database) -> None:
+    """By psql, past our command: nobody told their digests."""
+    folder = Path(migrations.__file__).parent / "sql"
+    empty.program("".join(path.read_text() for path in sorted(folder.glob("*.sql")) if "supabase" not in path.name))
+    async with empty.opened() as adapter:
+        await adapter.prepare(SPEC)
+        assert await adapter.migrate() == []
+    assert await empty.psql.value("SELECT count(*) FROM motia.migration WHERE digest IS NULL") == 2
 
 
 async def test_a_wrong_schema_is_named(database: Database) -> None:

@@ -116,7 +116,7 @@ async def test_strangers_do_not_hear_values(database: Database) -> None:
     await database.psql.run(f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA motia TO {role}")
     try:
         stranger = await asyncpg.connect(database.url.replace("postgres@", f"{role}@"))
-        for sql in ("SELECT motia.channel()", "SELECT channel FROM motia.news", "SELECT motia.notify('a', 'b', NULL)"):
+        for sql in ("SELECT motia.channel()", "SELECT channel FROM motia.news", "SELECT motia.wake('a', 'b', NULL)"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await stranger.fetchval(sql)
         heard: list[object] = []

@@ -167,6 +167,26 @@ async def test_keys_that_cannot_be_fetched_keep_everybody_out() -> None:
         await auth(visitor(keys.token("old")))
 
 
+async def test_known_keys_go_on_for_a_while_when_their_server_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = Jwks()
+    keys.keys["old"] = ec.generate_private_key(ec.SECP256R1())
+    auth = SupabaseAuth(f"http://127.0.0.1:{keys.port}", timeout=1)
+    async with await asyncio.start_server(keys.serve, "127.0.0.1", keys.port):
+        await admitted(auth, keys.token("old"))
+    for name in ("KEYS_LIVE", "KEYS_REST"):
+        monkeypatch.setattr(f"motia_adapters.supabase.access.{name}", 0.0)
+    await admitted(auth, keys.token("old"))
+    keys.keys["new"] = ec.generate_private_key(ec.SECP256R1())
+    with pytest.raises(AccessDenied):
+        await auth(visitor(keys.token("new")))
+    monkeypatch.setattr("motia_adapters.supabase.access.KEYS_STALE", 0.0)
+    with pytest.raises(BackendUnavailable):
+        await auth(visitor(keys.token("old")))
+    async with await asyncio.start_server(keys.serve, "127.0.0.1", keys.port):
+        await admitted(auth, keys.token("old"))
+        await admitted(auth, keys.token("new"))
+
+
 @pytest.mark.parametrize("options", [{"project_url": "x"}, {"project_url": "https://x", "jwt_secret": "short"}])
 def test_what_cannot_work_is_refused_at_once(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

@@ -78,6 +78,8 @@ class Collection:
         self.options = options
         self.collection = options.collection
         self.group, self.id = options.group_field, options.id_field
+        self.alone = self.id == "_id"
+        """Whether an id is unique by itself, and so in one group only."""
 
     def names(self, group: str, id: str | None) -> tuple[Any, Any]:
         """Group and id as they are stored. Raises `InvalidName`."""
@@ -137,14 +139,17 @@ class Collection:
         kind = self.options.group_type if field == self.group else self.options.id_type
         return {"$type": BSON_TYPES[kind], "$not": {"$type": "array"}}  # $type looks into lists, too
 
-    def check_names(self, found: Mapping[str, Any]) -> None:
-        """Raise `BackendError` unless the collection (as ``listCollections`` has it) can be mapped."""
-        options = found.get("options", {})
+    def check_kind(self, found: Mapping[str, Any]) -> None:
+        """Raise `BackendError` unless it (as ``listCollections`` has it) is a plain collection."""
         if found.get("type", "collection") != "collection":
             raise BackendError(f"mongodb: {self.collection!r} is a {found['type']}; only collections can be mapped")
-        if options.get("capped"):
+        if found.get("options", {}).get("capped"):
             raise BackendError(f"mongodb: collection {self.collection!r} is capped and cannot be mapped")
-        if not options.get("changeStreamPreAndPostImages", {}).get("enabled"):
+
+    def check_images(self, found: Mapping[str, Any]) -> None:
+        """Raise `BackendError` unless the collection keeps pre- and post-images."""
+        self.check_kind(found)
+        if not found.get("options", {}).get("changeStreamPreAndPostImages", {}).get("enabled"):
             raise BackendError(
                 f"mongodb: collection {self.collection!r} keeps no pre- and post-images, without which"
                 " deletes and moves cannot be told; run in mongosh: db.runCommand({collMod: "
@@ -157,11 +162,12 @@ class Collection:
         if self.id == "_id":
             return
         indexes, _ = await link.read_all({"listIndexes": self.collection})
-        for index in indexes:
-            keys = set(index["key"])
-            whole = index.get("unique") and "partialFilterExpression" not in index
-            if whole and self.id in keys and keys <= {self.group, self.id}:
-                return
+        unique = [
+            set(index["key"]) for index in indexes if index.get("unique") and "partialFilterExpression" not in index
+        ]
+        self.alone = {self.id} in unique
+        if self.alone or {self.group, self.id} in unique:
+            return
         raise BackendError(
             f"mongodb: in collection {self.collection!r} no unique index says that {self.group!r} and {self.id!r} name"
             f" one document; run in mongosh: db[{self.collection!r}].createIndex("
@@ -171,8 +177,8 @@ class Collection:
     async def unusable(self, link: Link) -> int | None:
         """Documents that the filter takes and that cannot be items; ``None``: the collection is too large to look."""
         types: tuple[tuple[str, IdType], ...] = ((self.group, self.options.group_type), (self.id, self.options.id_type))
-        named = {"$expr": {"$and": [_is_name(field, kind) for field, kind in types]}}
-        query = {**self.options.filter, "$nor": [{**self.where(), **named}]}
+        named = [condition for field, kind in types for condition in _is_name(field, kind)]
+        query = {**self.options.filter, "$nor": [{**self.where(), "$and": named}]}
         limit = max(1, round(min(COUNTING, link.timeout / 2) * 1000))
         try:
             return int((await link.run({"count": self.collection, "query": query, "maxTimeMS": limit}))["n"])
@@ -187,13 +193,18 @@ def _equal(value: Any, wanted: Any) -> bool:
     return bool(value == wanted) and isinstance(value, bool) == isinstance(wanted, bool)
 
 
-def _is_name(field: str, kind: IdType) -> Any:
-    """The expression that says whether a text can be a group or an id, as `to_text` does."""
+def _is_name(field: str, kind: IdType) -> list[dict[str, Any]]:
+    """The conditions under which a text can be a group or an id, as `to_text` has it.
+
+    The expression for the characters would fail at text that is no UTF-8; the query for them does not.
+    """
     text = {"$getField": {"$literal": field}}
     bad = rf"[{CONTROL}]" if kind == "text" else rf"[{CONTROL}]|^[0-9a-f]{{24}}$"
-    fits = {"$and": [{"$gt": [text, ""]}, {"$lte": [{"$strLenBytes": text}, MAX_ID_BYTES]},
-                     {"$not": {"$regexMatch": {"input": text, "regex": bad}}}]}  # fmt: skip
-    return {"$cond": [{"$eq": [{"$type": text}, "string"]}, fits, True]}
+    fits = {"$and": [{"$gt": [text, ""]}, {"$lte": [{"$strLenBytes": text}, MAX_ID_BYTES]}]}
+    return [
+        {field: {"$not": {"$regex": bad}}},
+        {"$expr": {"$cond": [{"$eq": [{"$type": text}, "string"]}, fits, True]}},
+    ]
 
 
 def version_of(json: bytes) -> str:

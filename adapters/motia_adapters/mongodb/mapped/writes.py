@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bson import Timestamp, decode
-from bson.errors import InvalidBSON
-from bson.raw_bson import RawBSONDocument
+from bson import Timestamp
 
 from motia_adapters.mongodb import documents
 from motia_adapters.mongodb.capabilities import UPDATE_ATTEMPTS
 from motia_adapters.mongodb.failures import DUPLICATE, failure, is_conflict
 from motia_adapters.mongodb.link import MAJORITY
 from motia_adapters.mongodb.mapped.mapping import GONE, Collection, Found
-from motia_adapters.mongodb.mapped.values import SIMPLE, STRICT, same, to_bson, to_json
+from motia_adapters.mongodb.mapped.stored import Stored
+from motia_adapters.mongodb.mapped.values import SIMPLE, to_bson
 from motia_adapters.mongodb.places import Place, change, end
 from motia_adapters.mongodb.rooms import Room
 from motia_adapters.mongodb.writer import Writer, lost, pause, refused
@@ -37,38 +36,6 @@ class Plan:
     statement: Any
     old: Found | None
     new: Found | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A document as it was read: its bytes, which a write is guarded by, and what they hold."""
-
-    raw: RawBSONDocument
-    document: dict[str, Any]
-
-    @classmethod
-    def of(cls, raw: RawBSONDocument) -> Stored:
-        """Raises `InvalidValue` if it holds text that is none: it could not be written back as it is."""
-        try:
-            return cls(raw, decode(raw.raw, STRICT))
-        except InvalidBSON as error:
-            raise InvalidValue(f"the document that is there cannot be written by us: {error}") from error
-
-    @property
-    def exactly(self) -> dict[str, Any]:
-        """The filter that finds the document as it was read, and not otherwise."""
-        return {"_id": self.document["_id"], "$expr": {"$eq": ["$$ROOT", {"$literal": self.raw}]}}
-
-    def becomes(self, made: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The update that makes another document of it; fields that show the same are not touched."""
-        before, root = self.document, "$$ROOT"
-        gone = [key for key in before if key not in made]
-        new = {key: value for key, value in made.items() if key not in before or not _shows(before[key], value)}
-        rest: Any = root
-        if gone:
-            stays = {"$not": {"$in": ["$$this.k", {"$literal": gone}]}}
-            rest = {"$arrayToObject": {"$filter": {"input": {"$objectToArray": root}, "cond": stays}}}
-        return [{"$replaceWith": {"$mergeObjects": [rest, {"$literal": new}]}}]
 
 
 class _Turn:
@@ -123,14 +90,14 @@ class MappedWriter(Writer):
         raise lost(writes[0])
 
     async def _documents(self, writes: Sequence[Write]) -> list[Stored | None]:
-        """The document of each write, or ``None``. Raises `InvalidValue` for one that cannot be written back."""
+        """The document of each write, or ``None``."""
         mapping = self.mapping
         pairs = [(None, None) if write.kind == "event" else mapping.names(write.group, write.id) for write in writes]
         wanted = [{mapping.group: group, mapping.id: id} for group, id in pairs if id is not None]
         if not wanted:
             return [None] * len(writes)
-        if mapping.id == "_id":  # an id is in one group only: see whose it is
-            match: Any = {"_id": {"$in": [entry["_id"] for entry in wanted]}}
+        if mapping.alone:  # an id is in one group only: see whose it is
+            match: Any = {mapping.id: {"$in": [entry[mapping.id] for entry in wanted]}}
         else:
             match = wanted[0] if len(wanted) == 1 else {"$or": wanted}
         command = {"find": mapping.collection, "filter": match, "readConcern": {"level": "majority"},
@@ -140,7 +107,7 @@ class MappedWriter(Writer):
         for raw in found:
             stored = Stored.of(raw)
             by_id[_key(mapping, stored.document)] = stored
-        return [None if id is None else by_id.get(id if mapping.id == "_id" else (group, id)) for group, id in pairs]
+        return [None if id is None else by_id.get(id if mapping.alone else (group, id)) for group, id in pairs]
 
     def _plan(self, write: Write, stored: Stored | None) -> Plan:
         mapping = self.mapping
@@ -156,8 +123,8 @@ class MappedWriter(Writer):
             raise Conflict(f"item {write.id!r} belongs to group {mine.group!r} of this mapped collection")
         if document is not None and old is None and write.kind != "delete":
             raise InvalidValue(
-                f"the document with {mapping.id} {write.id!r} is there and is no item:"
-                " the mapping's filter leaves it out"
+                f"the document with {mapping.id} {write.id!r} is there and is no item of this mapping:"
+                " its filter, or the type of the group or id, leaves it out"
             )
         write.check(None if old is None else old.version)
         new = write.resolve(None if old is None else old.json)
@@ -250,8 +217,10 @@ class MappedWriter(Writer):
         if not errors:
             return False
         error = errors[0]
-        if error["code"] == DUPLICATE and set(error.get("keyPattern", {})) <= {self.mapping.group, self.mapping.id}:
-            return True
+        if error["code"] == DUPLICATE:
+            keys = set(error.get("keyPattern", {}))
+            if self.mapping.id in keys and keys <= {self.mapping.group, self.mapping.id}:
+                return True
         if error["code"] == DUPLICATE or error["code"] in _INVALID:
             raise InvalidValue(f"collection {self.mapping.collection!r} refuses it: {error.get('errmsg', '')}")
         if error["code"] == 112:
@@ -301,9 +270,5 @@ def _result(
     )
 
 
-def _shows(before: Any, value: Any) -> bool:
-    return same(to_json(before), to_json(value))
-
-
 def _key(mapping: Collection, document: Any) -> Any:
-    return document["_id"] if mapping.id == "_id" else (document[mapping.group], document[mapping.id])
+    return document[mapping.id] if mapping.alone else (document[mapping.group], document[mapping.id])

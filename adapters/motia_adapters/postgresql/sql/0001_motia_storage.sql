@@ -16,7 +16,8 @@ REVOKE ALL ON SCHEMA motia FROM PUBLIC;
 
 CREATE TABLE motia.migration (           -- the files that were applied
     name    text PRIMARY KEY,
-    applied timestamptz NOT NULL DEFAULT now()
+    applied timestamptz NOT NULL DEFAULT now(),
+    digest  text                         -- of the file as it was then; none where it was not told
 );
 INSERT INTO motia.migration (name) VALUES ('0001_motia_storage');
 
@@ -92,19 +93,26 @@ CREATE VIEW motia.items AS               -- for people
     FROM motia.item AS i JOIN motia.stream AS s ON s.id = i.stream;
 
 CREATE FUNCTION motia.version() RETURNS json
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$ SELECT '1'::json $$;
+-- Of the objects, and the digests of the files that made them.
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+    SELECT json_build_object('version', 1, 'files', (SELECT json_object_agg(name, digest) FROM motia.migration))
+$$;
 
 CREATE FUNCTION motia.now_us() RETURNS bigint
 LANGUAGE sql VOLATILE AS $$ SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint $$;
 
 -- Functions that only others call run with the rights and settings of those: that is what they cost least with.
 
+CREATE FUNCTION motia.identity() RETURNS text
+-- The file of the log changes with TRUNCATE and with a restore of the table.
+LANGUAGE sql STABLE AS $$
+    SELECT extract(epoch FROM pg_postmaster_start_time())::text || '/' || pg_relation_filenode('motia.log')::text
+$$;
+
 CREATE FUNCTION motia.epoch() RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    -- The file of the log changes with TRUNCATE and with a restore of the table.
-    v_identity constant text := extract(epoch FROM pg_postmaster_start_time())::text || '/'
-                                || pg_relation_filenode('motia.log')::text;
+    v_identity constant text := motia.identity();
     v_epoch bigint;
 BEGIN
     SELECT epoch INTO v_epoch FROM motia.alive WHERE identity = v_identity;
@@ -127,15 +135,14 @@ CREATE FUNCTION motia.channel() RETURNS json
 -- [epoch, seq] before it and its rows, as in motia.changes: whoever stands at that place need not read.
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$ SELECT to_json(channel) FROM motia.news $$;
 
-CREATE FUNCTION motia.notify(p_namespace text, p_stream text, p_rows text) RETURNS void
-LANGUAGE sql VOLATILE AS $$
-    SELECT pg_notify(channel, CASE WHEN octet_length(carried) < 7900 THEN carried ELSE bare END)
-    FROM motia.news, json_build_array(p_namespace, p_stream) AS b(made),
-        LATERAL (SELECT made::text, left(made::text, -1) || ', ' || p_rows || ']') AS n(bare, carried)
-$$;
-
 CREATE FUNCTION motia.wake(p_namespace text, p_stream text, p_rows text DEFAULT NULL) RETURNS void
-LANGUAGE sql VOLATILE AS $$ SELECT motia.notify(p_namespace, p_stream, p_rows) $$;
+LANGUAGE plpgsql VOLATILE AS $$  -- not sql: that would be planned anew in each transaction
+DECLARE
+    v_bare constant text := json_build_array(p_namespace, p_stream);
+    v_carried constant text := left(v_bare, -1) || ', ' || p_rows || ']';
+BEGIN
+    PERFORM pg_notify(channel, CASE WHEN octet_length(v_carried) < 7900 THEN v_carried ELSE v_bare END) FROM motia.news;
+END $$;
 
 CREATE FUNCTION motia.tail(s motia.stream, OUT epoch bigint, OUT seq bigint, OUT ts bigint)
 -- The last entry of a stream's log, or what it was before it was trimmed away.
@@ -210,7 +217,7 @@ CREATE FUNCTION motia.write(p_namespace text, p_stream text, p_logged boolean, p
 --   e  expected: '-' nothing, 'EPOCH-SEQ' a version, '#N' what the Nth write of this call left
 -- The answer: for each unit {"r": [[type, epoch, seq, ts, old value] or null...]}, or, with nothing
 -- written, {"c": [place of the write that met something else, epoch, seq, value]}.
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
     s motia.stream;
     old motia.item;
@@ -232,17 +239,14 @@ DECLARE
     v_expires bigint;
     v_results text[];
     v_out text[] := '{}';
+    v_small constant boolean := p_logged AND octet_length(p_units) < 6000;
+    v_news text[] := '{}';  -- what they bring; to read it from the log again would take a plan of its own each time
 BEGIN
     s := motia.locked(p_namespace, p_stream);
     v_epoch := motia.epoch();
-    IF p_logged THEN
-        SELECT l.epoch, l.seq, l.ts INTO v_before, v_seq, v_ts
-            FROM motia.log AS l WHERE l.stream = s.id ORDER BY l.seq DESC LIMIT 1;
-        IF NOT FOUND THEN
-            SELECT floor_epoch, floor_seq, floor_ts INTO STRICT v_before, v_seq, v_ts FROM motia.stream WHERE id = s.id;
-        END IF;
-    ELSE
-        v_ts := 0;
+    SELECT epoch, seq, ts INTO v_before, v_seq, v_ts FROM motia.log WHERE stream = s.id ORDER BY seq DESC LIMIT 1;
+    IF NOT FOUND THEN
+        SELECT floor_epoch, floor_seq, floor_ts INTO STRICT v_before, v_seq, v_ts FROM motia.stream WHERE id = s.id;
     END IF;
     v_first := v_seq;
     v_now := motia.now_us();
@@ -281,6 +285,9 @@ BEGIN
                     v_seq := v_seq + 1;
                     INSERT INTO motia.log (stream, seq, epoch, ts, type, grp, id, value, event)
                         VALUES (s.id, v_seq, v_epoch, v_ts, 'event', w.g, w.i, w.v::json, w.n);
+                    IF v_small THEN
+                        v_news := v_news || json_build_array(v_epoch, v_seq, v_ts, 'event', w.g, w.i, w.v, w.n)::text;
+                    END IF;
                 ELSE
                     v_seq := nextval('motia.unlogged');
                 END IF;
@@ -314,6 +321,9 @@ BEGIN
                     v_ts := v_ts + 1;
                     INSERT INTO motia.log (stream, seq, epoch, ts, type, grp, id, value)
                         VALUES (s.id, v_seq, v_epoch, v_ts, 'delete', w.g, w.i, old.value);
+                    IF v_small THEN
+                        v_news := v_news || json_build_array(v_epoch, v_seq, v_ts, 'delete', w.g, w.i, old.value::text, NULL)::text;
+                    END IF;
                 END IF;
             END IF;
             IF w.k = 'd' AND NOT v_found THEN
@@ -328,6 +338,10 @@ BEGIN
                 INSERT INTO motia.log (stream, seq, epoch, ts, type, grp, id, value)
                     VALUES (s.id, v_seq, v_epoch, v_ts, v_type, w.g, w.i,
                             CASE WHEN w.k = 'd' THEN old.value ELSE w.v::json END);
+                IF v_small THEN
+                    v_news := v_news || json_build_array(v_epoch, v_seq, v_ts, v_type, w.g, w.i,
+                                                         CASE WHEN w.k = 'd' THEN old.value::text ELSE w.v END, NULL)::text;
+                END IF;
             ELSE
                 v_seq := nextval('motia.unlogged');
             END IF;
@@ -352,12 +366,62 @@ BEGIN
                                ELSE '{"r":[' || array_to_string(v_results, ',') || ']}' END;
     END LOOP;
     IF p_logged AND v_seq > v_first THEN
-        PERFORM motia.wake(p_namespace, p_stream, CASE WHEN v_seq - v_first <= 4 AND octet_length(p_units) < 6000 THEN (
-            SELECT json_build_array(v_before, v_first)::text || ', [' || string_agg(
-                json_build_array(epoch, seq, ts, type, grp, id, value::text, event)::text, ', ' ORDER BY seq) || ']'
-            FROM motia.log WHERE stream = s.id AND seq > v_first) END);
+        PERFORM motia.wake(p_namespace, p_stream, CASE WHEN v_small AND v_seq - v_first <= 4 THEN
+            json_build_array(v_before, v_first)::text || ', [' || array_to_string(v_news, ', ') || ']' END);
     END IF;
     RETURN ('[' || array_to_string(v_out, ',') || ']')::json;
+END $$;
+
+CREATE FUNCTION motia.write_one(p_namespace text, p_stream text, p_kind text, p_group text, p_id text, p_value text, p_expect text)
+RETURNS json
+-- As motia.write, for one set, update or delete in a stream with a log, with few statements, each of which costs more
+-- than what it does. Null, and nothing done, where it is not that plain: a deadline, a new stream, a new epoch.
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+    v_stream integer;
+    v_epoch bigint;
+    v_before bigint;
+    v_seq bigint;
+    v_ts bigint;
+    v_value json;
+    v_old_epoch bigint;
+    v_old_seq bigint;
+    v_type text;
+BEGIN
+    v_stream := (motia.locked(p_namespace, p_stream)).id;
+    SELECT a.epoch, coalesce(l.epoch, s.floor_epoch), coalesce(l.seq, s.floor_seq) + 1,
+           greatest(coalesce(l.ts, s.floor_ts), motia.now_us() - 1) + 1, i.value, i.epoch, i.seq,
+           CASE WHEN p_kind = 'd' THEN 'delete' WHEN i.seq IS NULL THEN 'create' ELSE 'update' END
+        INTO v_epoch, v_before, v_seq, v_ts, v_value, v_old_epoch, v_old_seq, v_type
+        FROM motia.stream AS s CROSS JOIN motia.alive AS a
+        LEFT JOIN LATERAL (SELECT epoch, seq, ts FROM motia.log WHERE stream = s.id ORDER BY seq DESC LIMIT 1) AS l ON true
+        LEFT JOIN motia.item AS i ON i.stream = s.id AND i.grp = p_group AND i.id = p_id
+        WHERE s.id = v_stream AND a.identity = motia.identity() AND i.expires IS NULL;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    IF p_expect <> coalesce(v_old_epoch || '-' || v_old_seq, '-') THEN
+        RETURN json_build_array(json_build_object('c', json_build_array(0, v_old_epoch, v_old_seq, v_value::text)));
+    END IF;
+    IF p_kind = 'd' THEN
+        IF v_old_seq IS NULL THEN
+            RETURN '[{"r":[null]}]'::json;
+        END IF;
+        DELETE FROM motia.item WHERE stream = v_stream AND grp = p_group AND id = p_id;
+    ELSIF v_old_seq IS NULL THEN
+        INSERT INTO motia.item (stream, grp, id, value, epoch, seq)
+            VALUES (v_stream, p_group, p_id, p_value::json, v_epoch, v_seq);
+    ELSE
+        UPDATE motia.item SET value = p_value::json, epoch = v_epoch, seq = v_seq
+            WHERE stream = v_stream AND grp = p_group AND id = p_id;
+    END IF;
+    INSERT INTO motia.log (stream, seq, epoch, ts, type, grp, id, value)
+        VALUES (v_stream, v_seq, v_epoch, v_ts, v_type, p_group, p_id, CASE WHEN p_kind = 'd' THEN v_value ELSE p_value::json END);
+    PERFORM motia.wake(p_namespace, p_stream, CASE WHEN octet_length(coalesce(p_value, v_value::text)) < 6000 THEN
+        json_build_array(v_before, v_seq - 1) || ', ['
+        || json_build_array(v_epoch, v_seq, v_ts, v_type, p_group, p_id, coalesce(p_value, v_value::text), NULL) || ']' END);
+    RETURN json_build_array(json_build_object('r', json_build_array(
+        json_build_array(v_type, v_epoch, v_seq, v_ts, v_value::text))));
 END $$;
 
 CREATE FUNCTION motia.head(p_namespace text, p_stream text) RETURNS json

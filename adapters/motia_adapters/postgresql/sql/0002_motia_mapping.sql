@@ -14,7 +14,9 @@
 
 INSERT INTO motia.migration (name) VALUES ('0002_motia_mapping');
 CREATE OR REPLACE FUNCTION motia.version() RETURNS json
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$ SELECT '2'::json $$;
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+    SELECT json_build_object('version', 2, 'files', (SELECT json_object_agg(name, digest) FROM motia.migration))
+$$;
 
 CREATE TABLE motia.mapping (
     stream     integer PRIMARY KEY,
@@ -61,9 +63,11 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT p_key IS NOT NULL AND octet_length(p_key) BETWEEN 1 AND 512 AND p_key !~ '[\u0001-\u001f\u007f-\u009f]'
 $$;
 
-CREATE FUNCTION motia.without_nul(p_row json) RETURNS json
--- A row without \u0000 in its json columns, which nothing can be read past; its group and id cannot have one.
-LANGUAGE sql IMMUTABLE AS $$ SELECT regexp_replace(p_row::text, '(\\\\)|\\u0000', '\1', 'g')::json $$;
+CREATE FUNCTION motia.plain(p_row json) RETURNS json
+-- A row without \u0000 and surrogates in its json columns, past which nothing can be read; its group and id have none.
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT regexp_replace(p_row::text, '(\\\\)|\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})', '\1', 'g')::json
+$$;
 
 CREATE FUNCTION motia.capture() RETURNS trigger
 -- Arguments: stream, group column, id column, the sequence that tells when readers were last woken.
@@ -72,7 +76,6 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp
 SET timezone = 'UTC' SET datestyle = 'ISO' SET intervalstyle = 'iso_8601' SET bytea_output = 'hex' SET extra_float_digits = 1 AS $$
 DECLARE
     v_stream constant integer := TG_ARGV[0];
-    v_now bigint;
     v_keys json;
     v_old json;
     v_old_grp text;
@@ -82,25 +85,27 @@ DECLARE
     v_new_grp text;
     v_new_id text;
     v_is boolean := false;
-    v_woken regclass;
 BEGIN
-    IF TG_OP = 'TRUNCATE' THEN
+    IF TG_OP = 'TRUNCATE' AND current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        -- It takes rows, too, that this transaction cannot see: they cannot be told one by one.
+        INSERT INTO motia.inbox (stream, tx, type, grp) VALUES (v_stream, pg_current_xact_id(), 'reset', '');
+    ELSIF TG_OP = 'TRUNCATE' THEN
         EXECUTE format('INSERT INTO motia.inbox (stream, tx, type, grp, id, value)'
-                       ' SELECT $1, pg_current_xact_id(), ''delete'', k ->> $2, k ->> $3, v'
-                       ' FROM %s AS t, to_json(t) AS v, motia.without_nul(v) AS k'
-                       ' WHERE motia.usable(k ->> $2) AND motia.usable(k ->> $3)', TG_RELID::regclass)
+                       ' SELECT $1, pg_current_xact_id(), ''delete'', k.keys ->> $2, k.keys ->> $3, v.row'
+                       ' FROM (SELECT to_json(t.*) AS row FROM ONLY %s AS t) AS v, LATERAL (SELECT motia.plain(v.row) AS keys) AS k'
+                       ' WHERE motia.usable(k.keys ->> $2) AND motia.usable(k.keys ->> $3)', TG_RELID::regclass)
             USING v_stream, TG_ARGV[1], TG_ARGV[2];
     ELSE
         IF TG_OP <> 'INSERT' THEN
             v_old := to_json(OLD);
-            v_keys := CASE WHEN position('\u0000' IN v_old::text) = 0 THEN v_old ELSE motia.without_nul(v_old) END;
+            v_keys := CASE WHEN position('\u' IN v_old::text) = 0 THEN v_old ELSE motia.plain(v_old) END;
             v_old_grp := v_keys ->> TG_ARGV[1];
             v_old_id := v_keys ->> TG_ARGV[2];
             v_was := motia.usable(v_old_grp) AND motia.usable(v_old_id);
         END IF;
         IF TG_OP <> 'DELETE' THEN
             v_new := to_json(NEW);
-            v_keys := CASE WHEN position('\u0000' IN v_new::text) = 0 THEN v_new ELSE motia.without_nul(v_new) END;
+            v_keys := CASE WHEN position('\u' IN v_new::text) = 0 THEN v_new ELSE motia.plain(v_new) END;
             v_new_grp := v_keys ->> TG_ARGV[1];
             v_new_id := v_keys ->> TG_ARGV[2];
             v_is := motia.usable(v_new_grp) AND motia.usable(v_new_id);
@@ -120,14 +125,11 @@ BEGIN
         END IF;
     END IF;
     -- A transaction that has notified cannot be prepared for two-phase commit: where that is allowed, readers look.
-    IF current_setting('max_prepared_transactions') = '0' THEN
-        -- A NOTIFY makes commits wait for each other: one each 10 ms is enough, as readers look again for a while.
-        v_now := motia.now_us();
-        v_woken := to_regclass(TG_ARGV[3]);
-        IF v_woken IS NOT NULL AND coalesce(pg_sequence_last_value(v_woken), 0) NOT BETWEEN v_now - 10000 AND v_now THEN
-            PERFORM setval(v_woken, v_now);
-            PERFORM motia.wake(s.namespace, s.name) FROM motia.stream AS s WHERE s.id = v_stream;
-        END IF;
+    -- A NOTIFY makes commits wait for each other: one each 10 ms is enough, as readers look again for a while.
+    IF current_setting('max_prepared_transactions') = '0'
+       AND coalesce(abs(motia.now_us() - pg_sequence_last_value(to_regclass(TG_ARGV[3]))) > 10000, true) THEN
+        PERFORM setval(to_regclass(TG_ARGV[3]), motia.now_us());
+        PERFORM motia.wake(s.namespace, s.name) FROM motia.stream AS s WHERE s.id = v_stream;
     END IF;
     RETURN NULL;
 END $$;
@@ -365,7 +367,7 @@ DECLARE
 BEGIN
     SELECT x.* INTO m FROM motia.mapping AS x JOIN motia.stream AS s ON s.id = x.stream
         WHERE s.namespace = '*' AND s.name = format('%I.%I', p_schema, p_table);
-    EXECUTE format('SELECT count(*) FROM %s AS t WHERE NOT (motia.usable(t.%I::text) AND motia.usable(t.%I::text))',
+    EXECUTE format('SELECT count(*) FROM ONLY %s AS t WHERE NOT (motia.usable(t.%I::text) AND motia.usable(t.%I::text))',
                    m.tbl, m.grp_column, m.id_column) INTO v_count;
     RETURN to_json(v_count);
 END $$;
@@ -380,6 +382,7 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_epoch constant bigint := motia.epoch();
     v_now constant bigint := motia.now_us();
+    v_reset bigint;
     t record;
 BEGIN
     IF p_pending IS NULL THEN
@@ -388,6 +391,17 @@ BEGIN
     END IF;
     SELECT * INTO s FROM motia.stream WHERE id = s.id;
     t := motia.tail(s);
+    SELECT max(n) INTO v_reset FROM motia.inbox WHERE stream = s.id AND n = ANY (p_pending) AND type = 'reset';
+    IF v_reset IS NOT NULL THEN
+        -- History begins anew here. As a TRUNCATE is alone with its table, what came before it has smaller numbers.
+        DELETE FROM motia.inbox WHERE stream = s.id AND n <= v_reset;
+        DELETE FROM motia.log WHERE stream = s.id;
+        DELETE FROM motia.row_version WHERE stream = s.id;
+        UPDATE motia.stream SET (floor_epoch, floor_seq, floor_ts) = (v_epoch, t.seq + 1, greatest(v_now, t.ts + 1)) WHERE id = s.id;
+        UPDATE motia.mapping SET (base_epoch, base_seq) = (v_epoch, t.seq + 1) WHERE stream = s.id;
+        SELECT * INTO s FROM motia.stream WHERE id = s.id;
+        t := motia.tail(s);
+    END IF;
     WITH moved AS (
         DELETE FROM motia.inbox WHERE stream = s.id AND n = ANY (p_pending) RETURNING *
     ), numbered AS (
@@ -491,7 +505,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    v_page := format('WITH page AS MATERIALIZED (SELECT t.%1$I::text COLLATE "C" AS id, to_json(t)::text AS value FROM %2$s AS t'
+    v_page := format('WITH page AS MATERIALIZED (SELECT t.%1$I::text COLLATE "C" AS id, to_json(t.*)::text AS value FROM ONLY %2$s AS t'
                      ' WHERE t.%3$I = $1::%4$s AND motia.usable(t.%3$I::text)',
                      m.id_column, m.tbl, m.grp_column, m.grp_type)
         || CASE WHEN p_id IS NOT NULL THEN format(' AND t.%I = $2::%s', m.id_column, m.id_type)
@@ -516,6 +530,7 @@ BEGIN
             INTO v_ids, v_values, v_moved USING p_group, p_id, coalesce(p_after, ''), p_limit, m.stream;
         IF v_moved IS NOT NULL THEN
             PERFORM motia.sequence(s, v_moved);
+            SELECT * INTO STRICT m FROM motia.mapping WHERE stream = m.stream;
         END IF;
         SELECT coalesce(json_agg(json_build_array(p.id, p.value, coalesce(v.epoch, m.base_epoch), coalesce(v.seq, m.base_seq),
                                                   false) ORDER BY p.id COLLATE "C"), '[]')
@@ -536,11 +551,11 @@ DECLARE
 BEGIN
     SELECT x.* INTO m FROM motia.mapping AS x JOIN motia.stream AS y ON y.id = x.stream
         WHERE y.namespace = p_namespace AND y.name = p_stream;
-    v_next := format('SELECT %1$s AS grp FROM %2$s AS t WHERE %1$s > %%s AND motia.usable(t.%3$I::text)'
+    v_next := format('SELECT %1$s AS grp FROM ONLY %2$s AS t WHERE %1$s > %%s AND motia.usable(t.%3$I::text)'
                      ' AND motia.usable(t.%4$I::text) ORDER BY %1$s LIMIT 1', m.grp_sql, m.tbl, m.grp_column, m.id_column);
     IF NOT motia.has_index(m) THEN  -- one pass over all rows, not one for each group
         EXECUTE format('SELECT coalesce(json_agg(grp ORDER BY grp COLLATE "C"), ''[]'') FROM (SELECT DISTINCT %1$s AS grp'
-                       ' FROM %2$s AS t WHERE %1$s > $1 AND motia.usable(t.%3$I::text) AND motia.usable(t.%4$I::text)'
+                       ' FROM ONLY %2$s AS t WHERE %1$s > $1 AND motia.usable(t.%3$I::text) AND motia.usable(t.%4$I::text)'
                        ' ORDER BY 1 LIMIT $2) AS page', m.grp_sql, m.tbl, m.grp_column, m.id_column)
             INTO v_found USING p_after, p_limit;
         RETURN v_found;
@@ -603,7 +618,7 @@ BEGIN
         BEGIN
             IF json_array_length(u.value) > 1 THEN  -- rows are locked in one order, by everybody
                 FOR w IN SELECT DISTINCT g, i FROM json_to_recordset(u.value) AS x(g text, i text) WHERE i IS NOT NULL ORDER BY g, i LOOP
-                    EXECUTE format('SELECT 1 FROM %s AS t WHERE t.%I = $1::%s AND t.%I = $2::%s FOR UPDATE',
+                    EXECUTE format('SELECT 1 FROM ONLY %s AS t WHERE t.%I = $1::%s AND t.%I = $2::%s FOR UPDATE',
                                    m.tbl, m.grp_column, m.grp_type, m.id_column, m.id_type) USING w.g, w.i;
                 END LOOP;
             END IF;
@@ -617,7 +632,7 @@ BEGIN
                     v_place := v_place + 1;
                     CONTINUE;
                 END IF;
-                EXECUTE format('SELECT to_json(t)::text FROM %s AS t WHERE t.%I = $1::%s AND t.%I = $2::%s FOR UPDATE',
+                EXECUTE format('SELECT to_json(t.*)::text FROM ONLY %s AS t WHERE t.%I = $1::%s AND t.%I = $2::%s FOR UPDATE',
                                m.tbl, m.grp_column, m.grp_type, m.id_column, m.id_type) INTO v_row USING w.g, w.i;
                 v_found := v_row IS NOT NULL;
                 SELECT (SELECT max(n) FILTER (WHERE tx IS NOT DISTINCT FROM pg_current_xact_id_if_assigned()) FROM motia.inbox AS i
@@ -654,13 +669,13 @@ BEGIN
                 END IF;
                 v_before := coalesce(p.own, -1);
                 IF w.k = 'd' THEN
-                    EXECUTE format('DELETE FROM %s AS t WHERE t.%I = $1::%s AND t.%I = $2::%s',
+                    EXECUTE format('DELETE FROM ONLY %s AS t WHERE t.%I = $1::%s AND t.%I = $2::%s',
                                    m.tbl, m.grp_column, m.grp_type, m.id_column, m.id_type) USING w.g, w.i;
                 ELSIF v_found THEN
                     SELECT array_agg(format('%1$I = r.%1$I', key)) INTO v_columns FROM json_each(w.v::json)
                         WHERE key NOT IN (m.grp_column, m.id_column)
                           AND (json_typeof(value) <> 'null' OR key NOT IN (SELECT json_array_elements_text(coalesce(w.d, '[]'))));
-                    EXECUTE format('UPDATE %s AS t SET %s FROM json_populate_record(NULL::%s, $1) AS r WHERE t.%I = $2::%s AND t.%I = $3::%s',
+                    EXECUTE format('UPDATE ONLY %s AS t SET %s FROM json_populate_record(NULL::%s, $1) AS r WHERE t.%I = $2::%s AND t.%I = $3::%s',
                                    m.tbl, coalesce(array_to_string(v_columns, ', '), format('%1$I = t.%1$I', m.grp_column)), m.tbl,
                                    m.grp_column, m.grp_type, m.id_column, m.id_type) USING w.v::json, w.g, w.i;
                 ELSE
@@ -677,7 +692,7 @@ BEGIN
                     RAISE EXCEPTION USING ERRCODE = 'MO001', MESSAGE = 'ignored it (a trigger of its own did)';
                 END IF;
                 IF w.k <> 'd' THEN
-                    v_seen := CASE WHEN position('\u0000' IN v_new::text) = 0 THEN v_new ELSE motia.without_nul(v_new) END;
+                    v_seen := CASE WHEN position('\u' IN v_new::text) = 0 THEN v_new ELSE motia.plain(v_new) END;
                     SELECT key INTO v_bad FROM json_each(w.v::json) AS given
                         WHERE key NOT IN (m.grp_column, m.id_column)
                           AND NOT (json_typeof(value) = 'null' AND key IN (SELECT json_array_elements_text(coalesce(w.d, '[]'))))
@@ -700,7 +715,7 @@ BEGIN
             WHEN OTHERS THEN
                 GET STACKED DIAGNOSTICS v_code = RETURNED_SQLSTATE, v_message = MESSAGE_TEXT, v_column = COLUMN_NAME;
                 IF v_code = '23505' AND w.k IN ('s', 'u') AND NOT v_found THEN
-                    EXECUTE format('SELECT to_json(t)::text FROM %s AS t WHERE t.%I = $1::%s AND t.%I = $2::%s',
+                    EXECUTE format('SELECT to_json(t.*)::text FROM ONLY %s AS t WHERE t.%I = $1::%s AND t.%I = $2::%s',
                                    m.tbl, m.grp_column, m.grp_type, m.id_column, m.id_type) INTO v_row USING w.g, w.i;
                     IF v_row IS NOT NULL THEN
                         v_failed := json_build_object('w', json_build_array(w.g, w.i));
@@ -718,7 +733,7 @@ BEGIN
     IF v_ns IS NOT NULL THEN
         s := motia.locked(p_namespace, p_stream);
         PERFORM motia.sequence(s, (  -- and what others did to the same items before
-            SELECT array_agg(i.n) FROM motia.inbox AS i WHERE i.stream = m.stream AND (i.n = ANY (v_ns) OR (i.grp, i.id) IN (
+            SELECT array_agg(i.n) FROM motia.inbox AS i WHERE i.stream = m.stream AND (i.n = ANY (v_ns) OR i.type = 'reset' OR (i.grp, i.id) IN (
                 SELECT o.grp, o.id FROM motia.inbox AS o WHERE o.stream = m.stream AND o.n = ANY (v_ns) AND o.type <> 'event'))));
         SELECT tail.* INTO t FROM motia.stream AS x, motia.tail(x) AS tail WHERE x.id = m.stream;
         PERFORM motia.wake(p_namespace, p_stream);

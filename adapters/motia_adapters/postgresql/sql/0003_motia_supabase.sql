@@ -24,11 +24,16 @@ GRANT EXECUTE ON FUNCTION motia.stream_id(text, text), motia.readable(text, text
 CREATE POLICY "names of streams" ON motia.stream FOR SELECT TO authenticated USING (true);
 
 CREATE OR REPLACE FUNCTION motia.wake(p_namespace text, p_stream text, p_rows text DEFAULT NULL) RETURNS void
--- News travels by Realtime's broadcast, on the private channel "motia"; a write never fails for want of it.
+-- News travels by Realtime's broadcast, too, on the private channel "motia"; a write never fails for want of it.
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_bare constant text := json_build_array(p_namespace, p_stream);
+    v_carried constant text := left(v_bare, -1) || ', ' || p_rows || ']';
 BEGIN
-    PERFORM motia.notify(p_namespace, p_stream, p_rows);
-    PERFORM realtime.send(jsonb_build_object('namespace', p_namespace, 'stream', p_stream), 'change', 'motia', true);
-EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING 'motia: Realtime was not told: %', SQLERRM;
+    PERFORM pg_notify(channel, CASE WHEN octet_length(v_carried) < 7900 THEN v_carried ELSE v_bare END) FROM motia.news;
+    BEGIN
+        PERFORM realtime.send(jsonb_build_object('namespace', p_namespace, 'stream', p_stream), 'change', 'motia', true);
+    EXCEPTION WHEN OTHERS THEN
+        RAISE WARNING 'motia: Realtime was not told: %', SQLERRM;
+    END;
 END $$;

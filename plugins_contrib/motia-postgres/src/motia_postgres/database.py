@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import ssl
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 import asyncpg
 import orjson
-from motia_adapters.postgresql.database import Database, News
-from motia_adapters.postgresql.failures import Trouble
+from motia_adapters.postgresql.database import Database, Hear, News
+from motia_adapters.postgresql.failures import POOLER, Trouble
 from motia_adapters.postgresql.migrations import apply, quoted
 from motia_adapters.postgresql.places import Place
 
@@ -66,6 +66,21 @@ class Pool:
                 connection.terminate()
                 raise
             self._give_back(connection)
+
+    async def fetchval(self, sql: str, arguments: Iterable[Any]) -> Any:
+        """The one value that a statement returns. As `connection`, for a little less."""
+        async with self._turns:
+            connection = await self._take()
+            try:
+                answer = await connection.fetchval(sql, *arguments)
+            except asyncpg.PostgresError:
+                self._give_back(connection)
+                raise
+            except BaseException:
+                connection.terminate()
+                raise
+            self._give_back(connection)
+            return answer
 
     def _give_back(self, connection: asyncpg.Connection[Any]) -> None:
         if self._closed or connection.is_closed():
@@ -155,8 +170,7 @@ class AsyncpgDatabase(Database):
             named = ", ".join(f"{name} => ${number}" for number, name in enumerate(arguments, 1))
             sql = self._calls[key] = f"SELECT {quoted(self.schema)}.{quoted(function)}({named})"
         assert self._pool is not None
-        async with self._pool.connection() as connection:
-            answer = await connection.fetchval(sql, *arguments.values())
+        answer = await self._pool.fetchval(sql, arguments.values())
         return None if answer is None else orjson.loads(answer)
 
     def map_error(self, error: Exception) -> Trouble:
@@ -165,37 +179,36 @@ class AsyncpgDatabase(Database):
             found = self.map_error(error.error)
             return found if found.kind == "refused" else Trouble("unreachable", found.message)
         if isinstance(error, asyncpg.PostgresError):
-            code = error.sqlstate or ""
+            code = POOLER if "unsupported startup parameter" in str(error) else error.sqlstate or ""
             lost = code in _GONE or code.startswith("08")
             return Trouble("lost" if lost else "refused", str(error), code, error.detail or "")
         said = str(error) or type(error).__name__
         return Trouble("lost", f"timed out: {said}" if isinstance(error, TimeoutError) else said)
 
-    async def wakeups(self) -> AsyncGenerator[News | None, None]:
+    async def listen(self, hear: Hear) -> None:
         """LISTEN on a connection of its own."""
         if self._pool is None or self._options.pooler:
             await asyncio.Event().wait()
         assert self._pool is not None
         connection = await self._pool.connect()
-        news: asyncio.Queue[News] = asyncio.Queue()
+        ended = asyncio.Event()
 
-        def hear(_: object, __: int, ___: str, payload: object) -> None:
+        def told(_: object, __: int, ___: str, payload: object) -> None:
             namespace, stream, *rest = orjson.loads(str(payload))
-            news.put_nowait(News(namespace, stream, Place(*rest[0]), rest[1]) if rest else News(namespace, stream))
+            hear(News(namespace, stream, Place(*rest[0]), rest[1]) if rest else News(namespace, stream))
 
         try:
             channel = orjson.loads(await connection.fetchval(f"SELECT {quoted(self.schema)}.channel()"))
-            await connection.add_listener(channel, hear)
-            yield None
-            while not connection.is_closed():
+            connection.add_termination_listener(lambda _: ended.set())
+            await connection.add_listener(channel, told)
+            hear(None)
+            while not ended.is_set():
                 try:
                     async with asyncio.timeout(PING):
-                        heard = await news.get()
+                        await ended.wait()
                 except TimeoutError:
                     async with asyncio.timeout(PING):
                         await connection.execute("SELECT 1")
-                    continue
-                yield heard
         finally:
             connection.terminate()
 
@@ -215,19 +228,11 @@ class AsyncpgDatabase(Database):
         """Whether LISTEN works: behind a transaction pooler it is accepted, and nothing comes."""
         if self._options.pooler:
             return [Finding("ok", "pooler = true: readers look four times a second, and nothing listens")]
-        heard = False
         token = secrets.token_hex(8)
-        try:
-            async with asyncio.timeout(self.timeout), aclosing(self.wakeups()) as news:
-                async for stream in news:
-                    if stream is None:
-                        await self._notify(token)
-                    elif stream[:2] == ("doctor", token):
-                        heard = True
-                        break
-        except Exception as error:
-            return [self.deaf(str(error) or type(error).__name__)]
-        return [Finding("ok", "LISTEN works: news comes in at once")] if heard else [self.deaf("LISTEN is silent")]
+        reason = await self.silence(
+            lambda news: news is not None and news[:2] == ("doctor", token), lambda: self._notify(token)
+        )
+        return [Finding("ok", "LISTEN works: news comes in at once") if reason is None else self.deaf(reason)]
 
     def deaf(self, reason: str) -> Finding:
         """A pooler is the usual reason."""
