@@ -278,6 +278,33 @@ async def test_documents_that_can_be_no_items_are_counted_and_reported(
     assert len([record for record in caplog.records if "is left out" in record.message]) == 1
 
 
+async def test_timestamps_rise_when_a_batch_follows_a_delete(
+    lab: Lab, docs: Stream[dict[str, Any]], client: Any
+) -> None:
+    """The delete is told as having been right before the batch, whose changes have timestamps a little earlier."""
+    adapter = docs.hub.adapter
+    reader = Reader(adapter.watch(DOCS, await adapter.head(DOCS)))
+    for turn in range(6):
+        await document(client, lab, "gone").set({"n": turn})
+        await reader.until(_heard("gone", {"n": turn}))
+        batch = client.batch()
+        for number in range(40):
+            batch.set(document(client, lab, f"{number}"), {"n": turn})
+        await document(client, lab, "gone").delete()
+        await batch.commit()
+        await reader.until(_heard("39", {"n": turn}))
+    await reader.stop()
+    seen = [change for batch in reader.seen for change in batch.changes]
+    assert [change.timestamp for change in seen] == sorted({change.timestamp for change in seen})
+
+
+def _heard(id: str, data: Any) -> Any:
+    def heard(batches: list[Any]) -> bool:
+        return any(change.id == id and change.data == data for batch in batches for change in batch.changes)
+
+    return heard
+
+
 async def test_a_group_is_listed_once_whatever_is_below_its_items(
     lab: Lab, docs: Stream[dict[str, Any]], client: Any
 ) -> None:

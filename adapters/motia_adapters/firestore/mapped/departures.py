@@ -23,6 +23,9 @@ from motia_adapters.firestore.wire import micros, timestamp
 
 REACH = 3_540
 """Seconds that Firestore remembers, with a minute to spare."""
+SPREAD = 125
+"""Microseconds by which the timestamps of the largest commit reach back (see `rounds.STEPS`): what went before that is
+not to be placed among them."""
 PORTION = 300
 """Documents that are read by name at once, at most."""
 
@@ -80,7 +83,7 @@ async def ends_of(
     about twenty for each commit that had nothing but deletes.
     """
     reach = connection.now() - REACH * 1_000_000
-    hints = {time for other in others for time in (other - 1, other)}
+    hints = {time for other in others for time in (other - SPREAD, other - 1, other)}
     before: dict[Life, Any] = {}
     for seen in {life.seen for life in lives}:
         there = [life for life in lives if life.seen == seen]
