@@ -118,7 +118,7 @@ async def _search(
         for life, (there, gone) in list(ranges.items()):
             if gone - there <= 1:
                 found.append((life, gone))
-                hints |= {gone - 1, gone}
+                hints |= {gone - SPREAD, gone - 1, gone}
                 del ranges[life]
         probes: dict[int, list[Life]] = {}
         times = sorted(hints)
