@@ -13,6 +13,7 @@ from motia_adapters.mongodb.diagnosis import check_server, diagnose, oplog_reach
 from motia_adapters.mongodb.documents import Lost, Told
 from motia_adapters.mongodb.history import History
 from motia_adapters.mongodb.link import Link
+from motia_adapters.mongodb.mapped import groups as mapped_groups
 from motia_adapters.mongodb.mapped import reads as mapped_reads
 from motia_adapters.mongodb.mapped.mapping import Collection
 from motia_adapters.mongodb.mapped.writes import MappedWriter
@@ -108,7 +109,7 @@ class MongoAdapter(Adapter):
         """Groups that have items, in order; those that have expired are removed first."""
         room = await self._room(stream)
         if self._mapping is not None and not stream.hidden:
-            return await mapped_reads.list_groups(self._link, self._mapping, after, limit)
+            return await mapped_groups.list_groups(self._link, self._mapping, after, limit)
         await sweep(self._link, room, self._writer(stream))
         return await reads.list_groups(self._link, room, after, limit)
 

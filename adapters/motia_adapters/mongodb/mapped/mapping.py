@@ -177,8 +177,8 @@ class Collection:
     async def unusable(self, link: Link) -> int | None:
         """Documents that the filter takes and that cannot be items; ``None``: the collection is too large to look."""
         types: tuple[tuple[str, IdType], ...] = ((self.group, self.options.group_type), (self.id, self.options.id_type))
-        named = {"$expr": {"$and": [_is_name(field, kind) for field, kind in types]}}
-        query = {**self.options.filter, "$nor": [{**self.where(), **named}]}
+        named = [condition for field, kind in types for condition in _is_name(field, kind)]
+        query = {**self.options.filter, "$nor": [{**self.where(), "$and": named}]}
         limit = max(1, round(min(COUNTING, link.timeout / 2) * 1000))
         try:
             return int((await link.run({"count": self.collection, "query": query, "maxTimeMS": limit}))["n"])
@@ -193,13 +193,18 @@ def _equal(value: Any, wanted: Any) -> bool:
     return bool(value == wanted) and isinstance(value, bool) == isinstance(wanted, bool)
 
 
-def _is_name(field: str, kind: IdType) -> Any:
-    """The expression that says whether a text can be a group or an id, as `to_text` does."""
+def _is_name(field: str, kind: IdType) -> list[dict[str, Any]]:
+    """The conditions under which a text can be a group or an id, as `to_text` has it.
+
+    The expression for the characters would fail at text that is no UTF-8; the query for them does not.
+    """
     text = {"$getField": {"$literal": field}}
     bad = rf"[{CONTROL}]" if kind == "text" else rf"[{CONTROL}]|^[0-9a-f]{{24}}$"
-    fits = {"$and": [{"$gt": [text, ""]}, {"$lte": [{"$strLenBytes": text}, MAX_ID_BYTES]},
-                     {"$not": {"$regexMatch": {"input": text, "regex": bad}}}]}  # fmt: skip
-    return {"$cond": [{"$eq": [{"$type": text}, "string"]}, fits, True]}
+    fits = {"$and": [{"$gt": [text, ""]}, {"$lte": [{"$strLenBytes": text}, MAX_ID_BYTES]}]}
+    return [
+        {field: {"$not": {"$regex": bad}}},
+        {"$expr": {"$cond": [{"$eq": [{"$type": text}, "string"]}, fits, True]}},
+    ]
 
 
 def version_of(json: bytes) -> str:

@@ -10,7 +10,8 @@ from bson import ObjectId
 from motia_adapters.mongodb.documents import Lost, Told
 from motia_adapters.mongodb.history import History
 from motia_adapters.mongodb.link import Link
-from motia_adapters.mongodb.mapped.mapping import BSON_TYPES, GONE, Collection, Found, to_text
+from motia_adapters.mongodb.mapped.groups import first_object_id
+from motia_adapters.mongodb.mapped.mapping import BSON_TYPES, GONE, Collection, Found
 from motia_adapters.mongodb.mapped.values import SIMPLE
 from motia_adapters.mongodb.places import end
 from motia_adapters.mongodb.rooms import Room
@@ -47,21 +48,6 @@ async def snapshot(
     return Snapshot(tuple(items), place.position(room.identity), await history.timestamp(place))
 
 
-async def list_groups(link: Link, mapping: Collection, after: str | None, limit: int | None) -> Sequence[str]:
-    """Groups that have items."""
-    command = {
-        "aggregate": mapping.collection,
-        "pipeline": [{"$match": mapping.where()}, {"$group": {"_id": f"${mapping.group}"}}],
-        "cursor": {"batchSize": 10_000},
-        "collation": SIMPLE,
-        "readConcern": MAJORITY,
-    }
-    found, _ = await link.read_all(command)
-    names = (to_text(entry["_id"], mapping.options.group_type) for entry in found)
-    groups = sorted(name for name in names if name is not None and (after is None or name > after))
-    return groups if limit is None else groups[:limit]
-
-
 async def _find(
     link: Link,
     mapping: Collection,
@@ -71,27 +57,47 @@ async def _find(
     limit: int | None,
     concern: Mapping[str, Any],
 ) -> tuple[list[Item], Any]:
-    """Items by the text of their ids.
+    """Items by the text of their ids, and the time at which they were so, if that is the concern.
 
-    The server's order is that of the text for texts and for ObjectIds, each among themselves, and is not
-    for integers: those are all read. What the server takes and is no item is left out here.
+    The server's order is that of the text for texts and for ObjectIds, each among themselves: a page of both
+    is made of a page of each. The order of integers is not: they are all read.
     """
     native, own = mapping.names(group, id)
     base: dict[str, Any] = {**mapping.where(), mapping.group: {"$eq": native, **mapping.of_type(mapping.group)}}
-    sort, page = True, limit
     if own is not None:
-        base[mapping.id] = own
-        sort = False
-    elif mapping.options.id_type == "int" or (mapping.options.id_type == "auto"):
-        page = None
-    elif after is not None:
-        base[mapping.id] = {"$type": BSON_TYPES[mapping.options.id_type], "$gt": _native_bound(mapping, after)}
+        return await _take(link, mapping, {**base, mapping.id: own}, after, None, concern, sort=False)
+    if mapping.options.id_type == "int" or (limit is None and after is None):
+        items, time = await _take(link, mapping, base, after, None, concern)
+    else:
+        items, time = [], None
+        for type in BSON_TYPES[mapping.options.id_type]:
+            bound = {} if after is None else _bound(mapping, after, type)
+            if bound is None:
+                continue
+            at = concern if time is None else {**concern, "atClusterTime": time}
+            found, time = await _take(link, mapping, {**base, mapping.id: {"$type": type, **bound}}, after, limit, at)
+            items += found
+    items.sort(key=lambda item: item.id)
+    return (items if limit is None else items[:limit]), time
+
+
+async def _take(
+    link: Link,
+    mapping: Collection,
+    wanted: Mapping[str, Any],
+    after: str | None,
+    page: int | None,
+    concern: Mapping[str, Any],
+    *,
+    sort: bool = True,
+) -> tuple[list[Item], Any]:
+    """What the server finds and is an item: a page of them, or all."""
     items: list[Item] = []
-    command: dict[str, Any] = {"find": mapping.collection, "filter": base, "readConcern": concern, "collation": SIMPLE,
-                               "batchSize": min(page or 1_000, 10_000)}  # fmt: skip
+    command: dict[str, Any] = {"find": mapping.collection, "filter": wanted, "readConcern": concern,
+                               "collation": SIMPLE, "batchSize": min(page or 1_000, 10_000)}  # fmt: skip
     if sort:
         command["sort"] = {mapping.id: 1}
-    if page is not None and own is None:
+    if page is not None:
         command["limit"] = page
     seen = 0
 
@@ -106,20 +112,24 @@ async def _find(
 
     documents, cursor = await link.read_all(command)
     if not take(documents) and seen == command.pop("limit", 0):  # some were no items: a page must be full all the same
-        items, seen = [], 0
+        del items[:]
+        seen = 0
         documents, cursor = await link.read_all(command, enough=take)
         take(documents)
-    items.sort(key=lambda item: item.id)
-    return (items if limit is None else items[:limit]), cursor.get("atClusterTime")
+    return items, cursor.get("atClusterTime")
 
 
-def _native_bound(mapping: Collection, after: str) -> Any:
+def _bound(mapping: Collection, after: str, type: str) -> dict[str, Any] | None:
+    """The condition for what comes behind a text; ``None``: nothing does."""
+    if type != "objectId":
+        return {"$gt": after}
     if mapping.options.id_type == "objectid":
         try:
-            return ObjectId(after)
+            return {"$gt": ObjectId(after)}
         except Exception:
             raise InvalidName(f"after {after!r} must be the 24 hex digits of an ObjectId") from None
-    return after
+    least = first_object_id(after)
+    return None if least is None else {"$gte": least}
 
 
 def trimming(mapping: Collection) -> list[dict[str, Any]]:
