@@ -8,8 +8,8 @@ middle of that time is told again what stands behind, never too little.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -48,6 +48,20 @@ class Placed(NamedTuple):
     created: int
 
 
+def typed(told: Iterable[Told], known: Container[str]) -> list[Told]:
+    """Changes in their order; a state of a document that was there is an update, of another one a create."""
+    there: dict[str, bool] = {}
+    found = []
+    for change in sorted(told, key=lambda change: change.order):
+        if change.type in ("create", "update"):
+            was_there = there.get(change.name, change.name in known)
+            change = replace(change, type="update" if was_there else "create")
+        if change.name:
+            there[change.name] = change.type != "delete"
+        found.append(change)
+    return found
+
+
 def placed(told: Iterable[Told], layout: MappedLayout, stream: str) -> Iterator[Placed]:
     """Changes in their order, with their places."""
     for time, same in groupby(sorted(told, key=lambda change: change.order), key=lambda change: change.time):
@@ -69,11 +83,11 @@ def placed(told: Iterable[Told], layout: MappedLayout, stream: str) -> Iterator[
             )
 
 
-def state_of(document: Any, layout: MappedLayout, type: ChangeType, *, not_before: int = 0) -> Told:
-    """What a document is, as a change at the time of its last commit."""
+def state_of(document: Any, layout: MappedLayout, *, not_before: int = 0) -> Told:
+    """What a document is, as a change at the time of its last commit; see `typed`."""
     group, id = layout.key(document.name) or ("", "")
     time = max(micros(document.update_time), not_before)
-    return Told(time, document.name, type, group, id, layout.json(document), created=micros(document.create_time))
+    return Told(time, document.name, "update", group, id, layout.json(document), created=micros(document.create_time))
 
 
 def delete_of(name: str, layout: MappedLayout, time: int, json: bytes) -> Told:

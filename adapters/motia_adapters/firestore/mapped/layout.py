@@ -56,7 +56,7 @@ class MappedLayout(Layout):
 
     def json(self, document: Any) -> bytes:
         """The value of a document."""
-        return orjson.dumps(to_json(document.fields, self.documents))
+        return orjson.dumps(to_json(document.fields, self.documents), option=orjson.OPT_SORT_KEYS)
 
     def item(self, document: Any) -> Item | None:
         """The item in a document; ``None`` if it is not one of ours."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from motia_adapters.firestore.mapped.layout import MappedLayout
 from motia_adapters.firestore.rounds import Round
@@ -23,6 +23,20 @@ class Note:
     deleted: bool = False
     created: int = 0
     """When the document was created (µs); 0: not known, before ``time``."""
+    was: int = 0
+    """When the state that this one followed was written (µs); 0: there was none, or it is not known."""
+
+
+class Known(NamedTuple):
+    """When a document was last changed, and when it was created (µs)."""
+
+    updated: int
+    created: int
+
+
+def known_of(document: Any) -> Known:
+    """What is remembered of a document."""
+    return Known(micros(document.update_time), micros(document.create_time))
 
 
 class Notes:
@@ -33,6 +47,10 @@ class Notes:
         self._notes: dict[str, Note] = {}
         self.told = 0
         """What was up to here (µs) is told already."""
+        self.closed = 0
+        """What was up to here (µs) is being told: notes of it come too late."""
+        self.late = 0
+        """Notes that came too late."""
 
     def wrote(self, round: Round) -> None:
         """A commit of this process's own."""
@@ -40,8 +58,10 @@ class Notes:
         for change in round.changes:
             if change.id is not None and change.type != "e":
                 created = time if change.type == "c" else 0
-                name = self._layout.name((change.group, change.id))
-                self._put(name, Note(time, change.json or b"{}", change.type == "d", created))
+                key = (change.group, change.id)
+                before = round.before[key].updated
+                was = 0 if before is None else micros(before)
+                self._put(self._layout.name(key), Note(time, change.json or b"{}", change.type == "d", created, was))
 
     def showed(self, documents: Iterable[Any]) -> None:
         """What was read: if it goes before the listener tells of it, its end must be told all the same."""
@@ -49,6 +69,7 @@ class Notes:
             created = micros(document.create_time)
             if created > self.told and self._layout.key(document.name) is not None:
                 note = Note(micros(document.update_time), self._layout.json(document), created=created)
+                self.late += note.time <= self.closed
                 self._put(document.name, note)
 
     def get(self, name: str, until: int) -> Note | None:

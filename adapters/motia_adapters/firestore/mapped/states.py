@@ -17,17 +17,16 @@ from typing import Any
 from motia_adapters.firestore.connection import Connection, as_backend_error
 from motia_adapters.firestore.failures import closed
 from motia_adapters.firestore.listener import Listener
-from motia_adapters.firestore.mapped.changes import Told, delete_of, events_of, placed, state_of
-from motia_adapters.firestore.mapped.departures import ends_of
+from motia_adapters.firestore.mapped.changes import Told, delete_of, events_of, placed, state_of, typed
+from motia_adapters.firestore.mapped.departures import ends_of, lives_of
 from motia_adapters.firestore.mapped.documents import Documents
 from motia_adapters.firestore.mapped.events import Events
 from motia_adapters.firestore.mapped.kept import Kept
 from motia_adapters.firestore.mapped.layout import MappedLayout
 from motia_adapters.firestore.mapped.moments import Moment, Moments
-from motia_adapters.firestore.mapped.notes import Note, Notes
+from motia_adapters.firestore.mapped.notes import Known, Note, Notes, known_of
 from motia_adapters.firestore.wire import micros, timestamp
 from motia_core.errors import BackendUnavailable
-from motia_core.model import ChangeType
 
 LAG = 0.03
 """Seconds after which the emulator shows a commit in whole: it gives it its time a moment earlier."""
@@ -62,8 +61,8 @@ class States:
         """Held while this process's own commit is under way."""
         self.notes = Notes(layout)
         self.kept = Kept()
-        self.known: dict[str, int] = {}
-        """When each document was last changed (µs), as of ``time``."""
+        self.known: dict[str, Known] = {}
+        """What each document was as of ``time``."""
         self.time = 0
         """All changes up to here are told (µs); 0: it has not begun."""
         self.past: dict[str, Note] = {}
@@ -170,14 +169,14 @@ class States:
         if history is not None and micros(history.update_time) > micros(at):
             raise BackendUnavailable("firestore: the emulator got its data only now")  # they are not to be told as gone
         documents = {document.name: document async for document in self._documents.all(at)}
-        different = {n: d for n, d in documents.items() if self.known.get(n) != micros(d.update_time)}
+        different = {n: d for n, d in documents.items() if self.known.get(n) != known_of(d)}
         return Moment(at, {**dict.fromkeys(self.known.keys() - documents.keys()), **different})
 
     async def _digest(self, news: dict[str, Any], at: Any) -> None:
         time = micros(at)
         if not self.time:  # the beginning: what is there was there
             self._seq = await self._events.newest_seq(at)
-            self.known = {name: micros(document.update_time) for name, document in news.items() if document}
+            self.known = {name: known_of(document) for name, document in news.items() if document}
             self.past = dict(self.notes.until(time))
             self.kept.since = self._layout.position(time)
             self._move_on(time)
@@ -185,14 +184,16 @@ class States:
         async with self.committing:  # the listener may be faster than the reply to our own commit
             pass
         entries = await self._events.after(self._seq, at)
+        self.notes.closed = time
         told = [*self._written(news, time), *self._states(news), *events_of(entries)]
-        told += await self._ends(news, time, {change.time for change in told})
+        told += await self._ends(news, time, told)
+        told = typed(told, self.known)
         # From here on nothing can fail.
         for name, document in news.items():
             if document is None:
                 self.known.pop(name, None)
             else:
-                self.known[name] = micros(document.update_time)
+                self.known[name] = known_of(document)
         self._seq = entries[-1].seq if entries else self._seq
         self.kept.extend(placed(told, self._layout, self._name))
         self._move_on(time)
@@ -212,10 +213,9 @@ class States:
                 continue
             group, id = self._layout.key(name) or ("", "")
             if not note.deleted:
-                type: ChangeType = "update" if name in self.known else "create"
                 created = micros(document.create_time)
                 created = created if created <= note.time else note.created or note.time
-                found.append(Told(note.time, name, type, group, id, note.json, created=created))
+                found.append(Told(note.time, name, "update", group, id, note.json, created=created))
             elif name in self.known:
                 found.append(delete_of(name, self._layout, note.time, note.json))
         return found
@@ -224,26 +224,17 @@ class States:
         """Documents that are new or changed."""
         found: list[Told] = []
         for name, document in news.items():
-            if document is None or self.known.get(name) == (changed := micros(document.update_time)):
+            if document is None or self.known.get(name) == known_of(document):
                 continue
-            note = self.notes.get(name, changed - 1)
-            was_there = name in self.known if note is None else not note.deleted
             # Should it have come too late (the emulator may show a commit after its time), it is told all the same.
-            found.append(
-                state_of(document, self._layout, "update" if was_there else "create", not_before=self.time + 1)
-            )
+            found.append(state_of(document, self._layout, not_before=self.time + 1))
         return found
 
-    async def _ends(self, news: dict[str, Any], time: int, others: set[int]) -> list[Told]:
+    async def _ends(self, news: dict[str, Any], time: int, told: list[Told]) -> list[Told]:
         """Deletes of what was known, and of what came and went without a word of the listener's."""
-        went = [name for name, document in news.items() if document is None and name in self.known]
-        passed = [name for name, _ in self.notes.until(time) if name not in self.known and news.get(name) is None]
-        ours: list[Told] = []
-        theirs: dict[str, bytes] = {}
-        for name in [*went, *passed]:
-            note = self.notes.get(name, time)
-            if note is not None and note.deleted:
-                ours.append(delete_of(name, self._layout, note.time, note.json))
-            else:
-                theirs[name] = note.json if note else b""
-        return ours + await ends_of(self._connection, self._layout, theirs, others, time, self.time)
+        ours, theirs = lives_of(news, self.known, self.notes, self.time, time)
+        deletes = [delete_of(name, self._layout, note.time, note.json) for name, note in ours]
+        others = {change.time for change in [*told, *deletes]}
+        ends = await ends_of(self._connection, self._layout, theirs, others)
+        known = {(change.name, change.time) for change in [*told, *deletes] if change.type == "delete"}
+        return deletes + [end for end in ends if (end.name, end.time) not in known]

@@ -9,8 +9,8 @@ from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.failures import copy_of, is_out_of_reach
 from motia_adapters.firestore.listener import Listener
 from motia_adapters.firestore.log import Log
-from motia_adapters.firestore.mapped.changes import delete_of, events_of, placed, portions, state_of
-from motia_adapters.firestore.mapped.departures import REACH, ends_of, values_at
+from motia_adapters.firestore.mapped.changes import delete_of, events_of, placed, portions, state_of, typed
+from motia_adapters.firestore.mapped.departures import REACH, Life, ends_of, values_at
 from motia_adapters.firestore.mapped.documents import Documents
 from motia_adapters.firestore.mapped.events import Events
 from motia_adapters.firestore.mapped.layout import MappedLayout
@@ -101,14 +101,18 @@ class MappedStream:
         """Items and the position up to which they are true: the time at which they were read."""
         self._check(group, id)
         await self._states.start()
-        at = await self._places.now()
-        if self._connection.is_emulated:
-            await asyncio.sleep(LAG)
-        if id is None:
-            items = await self._documents.list_items(group, None, limit, at)
-        else:
-            item = await self._documents.get(group, id, at)
-            items = [item] if item else []
+        while True:
+            late = self._states.notes.late
+            at = await self._places.now()
+            if self._connection.is_emulated:
+                await asyncio.sleep(LAG)
+            if id is None:
+                items = await self._documents.list_items(group, None, limit, at)
+            else:
+                item = await self._documents.get(group, id, at)
+                items = [item] if item else []
+            if late == self._states.notes.late:
+                break  # else what it shows may have gone without a word: it is read again
         time = micros(at)
         self._states.want(time)
         return Snapshot(tuple(items), self._layout.position(time), time / 1000)
@@ -173,30 +177,39 @@ class MappedStream:
     async def _compare(self, after: str, time: int) -> tuple[list[Change], str]:
         """What is different between a time before we listened, and as far as we have listened."""
         states, layout = self._states, self._layout
+        # Who stands amid the changes of one time has some of what was so before, and some of what was so then.
+        amid = after < layout.position(time)
+        old: dict[str, int] = {}
         try:
-            old = {document.name async for document in self._documents.all(timestamp(time), names_only=True)}
+            for at in (time, time - 1) if amid else (time,):
+                old |= {document.name: at async for document in self._documents.all(timestamp(at), names_only=True)}
         except BackendError as error:
             if is_out_of_reach(error):
                 raise self._places.expired(after, "is too long ago for this database") from error
             raise
+        time -= amid
         until, known, past = states.time, dict(states.known), dict(states.past)
         kept = {
             layout.name((change.group_id, change.id)): (layout.time_of(change.position), change.json or b"{}")
             for change in states.kept.after(after)
             if change.type == "delete" and change.id is not None
         }
-        new = await values_at(self._connection, [n for n, updated in known.items() if updated > time], until)
-        told = [state_of(document, layout, "update" if n in old else "create") for n, document in new.items()]
+        new = await values_at(self._connection, [n for n, one in known.items() if one.updated > time], until)
+        told = [state_of(document, layout) for document in new.values()]
+        again = [Life(n, old[n], known[n].created - 1) for n in new if n in old and known[n].created > old[n]]
         entries = await self._events.since(time, timestamp(until))
         told += events_of(entries)
         noted = {name: (note.time, note.json) for name, note in past.items() if note.deleted and note.time > time}
         ends = noted | kept
         gone = {*old, *ends} - known.keys()
         unknown = [name for name in gone if name not in ends]
-        others = {change.time for change in told}
-        told += await ends_of(self._connection, layout, dict.fromkeys(unknown, b""), others, until, time)
         told += [delete_of(name, layout, *ends[name]) for name in gone if name in ends]
-        changes = [change for change, _ in placed(told, layout, self.stream.name) if change.position > after]
+        others = {change.time for change in told}
+        lives = [*again, *(Life(name, old[name], until) for name in unknown)]
+        told += await ends_of(self._connection, layout, lives, others)
+        changes = [
+            change for change, _ in placed(typed(told, old), layout, self.stream.name) if change.position > after
+        ]
         return changes, layout.position(until)
 
     def _check(self, group: str, id: str | None) -> None:
