@@ -525,9 +525,10 @@ class WatchOutlivesClose(MemoryAdapter):
 def _lose(adapter: MemoryAdapter, stream: StreamSpec, position: str) -> None:
     """Make a logged change one of no group that anybody watches."""
     state = adapter.store.stream(adapter.settings.namespace, stream.name)
-    for at, change in enumerate(state.log):
+    for back, change in enumerate(reversed(state.log), 1):  # it was written just now
         if change.position == position:
-            state.log[at] = replace(change, type="event", group_id="\x00", id=None, json=None, version=None)
+            state.log[-back] = replace(change, type="event", group_id="\x00", id=None, json=None, version=None)
+            return
 
 
 def _whole(value: Any) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from motia_adapters.postgresql.bells import Bells, rung
+from motia_adapters.postgresql.bells import Bells
 from motia_adapters.postgresql.capabilities import MANAGED, MAPPED
 from motia_adapters.postgresql.database import Database
 from motia_adapters.postgresql.diagnosis import diagnose, diagnose_table
@@ -18,8 +19,9 @@ from motia_adapters.postgresql.options import MappedOptions
 from motia_adapters.postgresql.places import Place
 from motia_adapters.postgresql.reads import Reads
 from motia_adapters.postgresql.rows import RowReads, RowWriter
-from motia_adapters.postgresql.table import Table, unusable
+from motia_adapters.postgresql.table import Table, known_table, unusable
 from motia_adapters.postgresql.upkeep import Upkeep
+from motia_adapters.postgresql.watching import watched
 from motia_adapters.postgresql.writer import Writer
 from motia_core.adapter import Adapter, Capabilities, Finding, Migration, StorageSettings
 from motia_core.errors import BackendError, ConfigError, MotiaError, UnsupportedCapability
@@ -183,31 +185,9 @@ class PostgresqlAdapter(Adapter):
         """Yield the stream's changes after a position, read from the log whenever the bell rings."""
         if not stream.log:
             raise UnsupportedCapability(f"stream {stream.name!r} keeps no log: it cannot be watched")
-        reads = self.opened(stream).reads
-        begun = False
-        pause: float | None = None
-        with self._bells.listen(reads.namespace, reads.name, after) as bell:
-            while self.database.is_open:
-                bell.event.clear()
-                more = bool(bell.offered)
-                offered = reads.offered(after, bell.offered.popleft()) if more and not bell.look else None
-                if offered is not None:
-                    more, batch = bool(bell.offered), offered
-                elif more or bell.look or pause is not None:
-                    bell.look = False
-                    bell.offered.clear()
-                    batch, more = await reads.changes(after)
-                    bell.look = bell.look or more
-                else:
-                    batch = Batch((), after)
-                if batch.changes or not begun:
-                    begun = True
-                    bell.position = after = batch.position
-                    pause = reads.eager
-                    yield batch
-                if not more:
-                    await rung(bell, pause)
-                    pause = None if pause is None or pause > 1 else pause * 2
+        async with aclosing(watched(self.opened(stream).reads, self._bells, after)) as batches:
+            async for batch in batches:
+                yield batch
 
     async def begin_history(self, stream: StreamSpec) -> None:
         """Begin a new history: all positions expire. For rows that were put back by hand into a running server."""
@@ -286,31 +266,3 @@ class PostgresqlAdapter(Adapter):
         if place is None:
             raise reads.gone()
         return place.position
-
-
-def known_table(who: str, mapped: MappedOptions, found: Any) -> tuple[str, Table]:
-    """The table that a mapping means, and its stream's name. Raises `ConfigError` if it is not ready."""
-    if found is None:
-        raise ConfigError(f"{who}: table {mapped.table!r} does not exist, or is not mapped: {MIGRATE}")
-    if (found["group"], found["id"]) != (mapped.group_field, mapped.id_field):
-        raise ConfigError(
-            f"{who}: table {mapped.table!r} is mapped with group_field {found['group']!r} and id_field {found['id']!r};"
-            " undo that with motia.unmap_table first, or correct the options"
-        )
-    if not found["captured"]:
-        raise ConfigError(
-            f"{who}: table {mapped.table!r} has lost its triggers (dropped, disabled, or the table was made anew or"
-            f" restored, or its columns of groups and ids were changed), and changes pass unseen: {MIGRATE}; history"
-            " begins anew then"
-        )
-    if found["obstacle"]:
-        raise ConfigError(f"{who}: table {mapped.table!r} {found['obstacle']}")
-    table = Table(mapped, found)
-    rest = mapped.rest_field
-    if rest is not None and (table.rest is None or not table.rest.is_json):
-        columns = ", ".join(repr(column["name"]) for column in found["columns"])
-        problem = "has no column" if table.rest is None else f"cannot have a {table.rest.type} column"
-        raise ConfigError(
-            f"{who}: table {mapped.table!r} {problem} {rest!r} as rest_field: a json or jsonb one; it has {columns}"
-        )
-    return found["stream"], table

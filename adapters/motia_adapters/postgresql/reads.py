@@ -31,6 +31,11 @@ class Reads:
         self.name = name
         self._shown = shown
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the database is."""
+        return self._database.is_open
+
     async def rpc(self, function: str, **arguments: Any) -> Any:
         """Call a function that reads about this stream."""
         return await self._database.rpc(function, p_namespace=self.namespace, p_stream=self.name, **arguments)

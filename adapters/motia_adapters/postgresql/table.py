@@ -14,9 +14,10 @@ from typing import Any
 import orjson
 
 from motia_adapters.postgresql.columns import Column, Key, Unfit, fitted
+from motia_adapters.postgresql.failures import MIGRATE
 from motia_adapters.postgresql.foreign_json import decoded, floats, members, ours, suspicious
 from motia_adapters.postgresql.options import MappedOptions
-from motia_core.errors import InvalidValue
+from motia_core.errors import ConfigError, InvalidValue
 from motia_core.values import MAX_INTEGER, MIN_INTEGER
 
 
@@ -193,3 +194,31 @@ def unusable(table: str, count: int, keys: Sequence[str]) -> str:
         f"{count} rows of table {table!r} cannot be items and are not shown: {' or '.join(map(repr, keys))} is NULL,"
         " empty, too long, or holds control characters"
     )
+
+
+def known_table(who: str, mapped: MappedOptions, found: Any) -> tuple[str, Table]:
+    """The table that a mapping means, and its stream's name. Raises `ConfigError` if it is not ready."""
+    if found is None:
+        raise ConfigError(f"{who}: table {mapped.table!r} does not exist, or is not mapped: {MIGRATE}")
+    if (found["group"], found["id"]) != (mapped.group_field, mapped.id_field):
+        raise ConfigError(
+            f"{who}: table {mapped.table!r} is mapped with group_field {found['group']!r} and id_field {found['id']!r};"
+            " undo that with motia.unmap_table first, or correct the options"
+        )
+    if not found["captured"]:
+        raise ConfigError(
+            f"{who}: table {mapped.table!r} has lost its triggers (dropped, disabled, or the table was made anew or"
+            f" restored, or its columns of groups and ids were changed), and changes pass unseen: {MIGRATE}; history"
+            " begins anew then"
+        )
+    if found["obstacle"]:
+        raise ConfigError(f"{who}: table {mapped.table!r} {found['obstacle']}")
+    table = Table(mapped, found)
+    rest = mapped.rest_field
+    if rest is not None and (table.rest is None or not table.rest.is_json):
+        columns = ", ".join(repr(column["name"]) for column in found["columns"])
+        problem = "has no column" if table.rest is None else f"cannot have a {table.rest.type} column"
+        raise ConfigError(
+            f"{who}: table {mapped.table!r} {problem} {rest!r} as rest_field: a json or jsonb one; it has {columns}"
+        )
+    return found["stream"], table
