@@ -15,6 +15,7 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore
 from google.cloud.firestore_v1.vector import Vector
 from motia_adapters.firestore.mapped import departures, events, places, stream
+from motia_adapters.firestore.wire import micros
 
 from motia_core.adapter import Adapter
 from motia_core.errors import Conflict, InvalidName, InvalidValue, PositionExpired, UnsupportedCapability
@@ -303,6 +304,27 @@ def _heard(id: str, data: Any) -> Any:
         return any(change.id == id and change.data == data for batch in batches for change in batch.changes)
 
     return heard
+
+
+async def test_a_document_that_came_and_went_again_ends_with_its_own_value(
+    lab: Lab, docs: Stream[dict[str, Any]], client: Any
+) -> None:
+    """Two lives between two moments, with a change beside the second one: each delete has the value of its life."""
+    adapter: Any = docs.hub.adapter
+    layout = adapter._streams["docs"]._layout
+    name = layout.name(("g", "x"))
+    first = micros((await document(client, lab, "x").set({"n": 0})).update_time.timestamp_pb())
+    await document(client, lab, "x").delete()
+    second = micros((await document(client, lab, "x").set({"n": 1})).update_time.timestamp_pb())
+    await document(client, lab, "x").delete()
+    after = micros((await document(client, lab, "y").set({"n": 2})).update_time.timestamp_pb())
+
+    async def told_so() -> bool:
+        life = departures.Life(name, first, after)
+        ends = await departures.ends_of(adapter._connection, layout, [life], {second})
+        return sorted(end.json or b"" for end in ends) == [b'{"n":0}', b'{"n":1}']
+
+    await eventually(told_so, "both ends, with their values")
 
 
 async def test_a_group_is_listed_once_whatever_is_below_its_items(

@@ -90,14 +90,19 @@ async def ends_of(
         documents = await values_at(connection, [life.name for life in there], max(seen, reach))
         before |= {life: documents[life.name] for life in there if life.name in documents}
     told: dict[tuple[str, int], Told] = {}
-    for life, end in await _search(connection, lives, before, hints, reach):
+    for life, end in await _search(connection, layout, lives, before, hints, reach):
         json = life.json or (layout.json(before[life]) if life in before else b"{}")
         told.setdefault((life.name, end), delete_of(life.name, layout, end, json))
     return list(told.values())
 
 
 async def _search(
-    connection: Connection, lives: Sequence[Life], before: Mapping[Life, Any], hints: set[int], reach: int
+    connection: Connection,
+    layout: MappedLayout,
+    lives: Sequence[Life],
+    before: Mapping[Life, Any],
+    hints: set[int],
+    reach: int,
 ) -> list[tuple[Life, int]]:
     """When each life ended, as exactly as is needed to tell it from all else that is told."""
     ranges = {life: (max(life.seen, reach), life.gone) for life in lives}  # there, and not there
@@ -110,7 +115,7 @@ async def _search(
             document = documents.get(life.name)
             goes_on = document is not None and _is_same(document, before.get(life))
             if document is not None and not goes_on:  # it came again, and that one has gone too
-                found.append((Life(life.name, at, life.gone), life.gone))
+                found.append((Life(life.name, at, life.gone, layout.json(document)), life.gone))
             ranges[life] = (at, gone) if goes_on else (there, at)
 
     fresh, alone = True, True
