@@ -491,14 +491,23 @@ async def _progress(job: Job, lines: int) -> None:
 
 
 async def _complete(job: Job, docs: Any, n: int, without: int | None = None) -> None:
-    """Wait until the last change of each item was handled."""
+    """Wait until the last change of each item was handled: the deadline is for each step on the way there."""
     last = {f"{number % 7}": number for number in range(max(0, n - 7), n)}
+    had = 0
 
-    async def complete() -> bool:
-        ended = [line for line in read_journal(job.journal) if line.kind == "end" and line.worker != without]
-        return all(any(line.id == id and line.n == number for line in ended) for id, number in last.items())
+    def ended() -> list[Line]:
+        return [line for line in read_journal(job.journal) if line.kind == "end" and line.worker != without]
 
-    await eventually(complete, "each item's last change to be handled")
+    def complete(lines: Sequence[Line]) -> bool:
+        return all(any(line.id == id and line.n == number for line in lines) for id, number in last.items())
+
+    async def more() -> bool:
+        return len(ended()) > had
+
+    while not complete(lines := ended()):
+        had = len(lines)
+        assert had < 20 * n, "changes are handled again and again, and some never"
+        await eventually(more, "each item's last change to be handled")
 
 
 async def _epochs(adapter: Adapter) -> list[int]:
