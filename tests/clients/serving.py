@@ -35,6 +35,9 @@ class Server:
         self._now = time.time
         self._relay = Relay()
         self._writer = self._motia()
+        self._served = self._writer
+        self._last = ("", "")
+        """The group and the position of the last write."""
         self._serving: uvicorn.Server | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -49,7 +52,8 @@ class Server:
     async def start(self, *, clock_behind: float = 0.0) -> None:
         """Begin, or begin again, with a wall clock that is behind by so many seconds."""
         self._monkeypatch.setattr(time, "time", lambda: self._now() - clock_behind)
-        self._serving = make_server(self._motia(), port=0)
+        self._served = self._motia()
+        self._serving = make_server(self._served, port=0)
         self._task = asyncio.create_task(self._serving.serve())
         async with asyncio.timeout(DEADLINE):
             while not self._serving.started:
@@ -72,11 +76,28 @@ class Server:
 
     @asynccontextmanager
     async def cut_off(self) -> AsyncGenerator[None, None]:
-        """Break every connection without a word; none can be made until the block ends."""
+        """Break every connection without a word; none can be made until the block ends.
+
+        Nor until the server has heard of what was written meanwhile by the other `Motia`: else
+        a client that is quick could hear some of it live, and count less as missed.
+        """
         await self._relay.stop_listening()
         self._relay.cut()
+        _, before = self._last
         yield
+        group, last = self._last
+        if last != before:
+            async with asyncio.timeout(DEADLINE), aclosing(self._heard(group, before)) as heard:
+                async for position in heard:
+                    if position >= last:
+                        break
         await self._relay.start()
+
+    async def _heard(self, group: str, after: str) -> AsyncGenerator[str, None]:
+        """The positions that the server tells."""
+        async with aclosing(self._served.streams["documents"].watch(group, after=after or None)) as changes:
+            async for change in changes:
+                yield change.position
 
     @asynccontextmanager
     async def stopped(self) -> AsyncGenerator[None, None]:
@@ -91,16 +112,21 @@ class Server:
 
     async def set(self, stream: str, group: str, id: str, value: dict[str, Any]) -> str:
         """Write an item; its change's position."""
-        return (await self._writer.streams[stream].set(group, id, {"id": id, **value})).position
+        return self._wrote(group, (await self._writer.streams[stream].set(group, id, {"id": id, **value})).position)
 
     async def delete(self, stream: str, group: str, id: str) -> str:
         deleted = await self._writer.streams[stream].delete(group, id)
         assert deleted is not None
-        return deleted.position
+        return self._wrote(group, deleted.position)
 
     async def send(self, stream: str, group: str, id: str | None, kind: str, data: Any) -> str:
         target = {"groupId": group} if id is None else {"groupId": group, "id": id}
-        return (await self._writer.streams[stream].send(target, {"type": kind, "data": data})).position
+        sent = await self._writer.streams[stream].send(target, {"type": kind, "data": data})
+        return self._wrote(group, sent.position)
+
+    def _wrote(self, group: str, position: str) -> str:
+        self._last = (group, position)
+        return position
 
     async def trim(self) -> None:
         """Forget the history, keep the items."""
