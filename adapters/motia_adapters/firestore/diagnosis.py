@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from motia_adapters.firestore.connection import Connection
+from motia_adapters.firestore.mapped.documents import query_below
 from motia_adapters.firestore.mapped.template import Template
-from motia_adapters.firestore.wire import GREATER_OR_EQUAL, LESS, query_of
 from motia_core.adapter import Finding
 from motia_core.errors import BackendError
 
@@ -59,11 +59,7 @@ async def diagnose(connection: Connection, template: Template | None = None, out
 
 async def _mapped(connection: Connection, template: Template, outside: int) -> list[Finding]:
     """Whether the user's documents can be found. One billed read."""
-    where = [
-        ("__name__", GREATER_OR_EQUAL, f"{connection.documents}/{template.start(None)}"),
-        ("__name__", LESS, f"{connection.documents}/{template.end()}"),
-    ]
-    query = query_of(template.collection, "__name__", where=where, limit=1, below=True, names_only=True)
+    query = query_below(connection.documents, template, limit=1, names_only=True)
     try:
         found, _ = await connection.query(connection.documents, query)
     except BackendError as error:

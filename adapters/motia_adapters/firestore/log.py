@@ -8,11 +8,13 @@ from typing import Any
 from motia_adapters.firestore.connection import Connection, LostRace
 from motia_adapters.firestore.history import Entry, Place, entry_fields, entry_of, genesis, parse_position
 from motia_adapters.firestore.names import LOG, Paths
-from motia_adapters.firestore.wire import GREATER_OR_EQUAL, LESS_OR_EQUAL, query_of, stored
+from motia_adapters.firestore.wire import GREATER_OR_EQUAL, LESS_OR_EQUAL, query_of, removed, stored
 from motia_core.errors import PositionExpired
 
 PAGE = 100
 """Documents of the log that are read at once, at most."""
+TRIMMED = 400
+"""Documents of the log that one commit removes, at most."""
 
 
 class Log:
@@ -63,6 +65,12 @@ class Log:
         query = query_of(LOG, field, descending=True, where=[(field, LESS_OR_EQUAL, most)], limit=1)
         found, _ = await self._connection.query(self._paths.stream, query)
         return entry_of(found[0]).seq if found else None
+
+    async def remove(self, start: int, end: int) -> None:
+        """Remove the entries from one number up to another, which stays."""
+        for first in range(start, end, TRIMMED):
+            numbers = range(first, min(first + TRIMMED, end))
+            await self._connection.commit([removed(self._paths.entry(seq)) for seq in numbers])
 
     async def from_place(self, place: Place, limit: int = PAGE) -> list[Entry]:
         """The entry of a place and those behind it, each proved to follow the one before. Raises `PositionExpired`."""

@@ -12,7 +12,7 @@ from motia_adapters.firestore.log import Log
 from motia_adapters.firestore.names import DEADLINES, Paths
 from motia_adapters.firestore.reads import Reads
 from motia_adapters.firestore.tail import Tail, changes_of
-from motia_adapters.firestore.wire import LESS_OR_EQUAL, plain, query_of, removed
+from motia_adapters.firestore.wire import LESS_OR_EQUAL, plain, query_of
 from motia_adapters.firestore.writer import Writer
 from motia_core.adapter import Retention
 from motia_core.errors import UnsupportedCapability
@@ -22,8 +22,6 @@ PORTION = 100
 """Expired items that are removed at once, at most."""
 PORTIONS = 20
 """Portions of expired items that one look removes, at most."""
-TRIMMED = 400
-"""Documents of the log that one commit removes, at most."""
 
 
 class Managed:
@@ -84,9 +82,7 @@ class Managed:
 
     async def list_groups(self, after: str | None, limit: int | None) -> Sequence[str]:
         """Groups that have items, without those whose items have all expired."""
-        for _ in range(PORTIONS):
-            if await self.sweep() < PORTION:
-                break
+        await self.sweep()
         return await self._reads.list_groups(after, limit)
 
     async def watch(self, after: str) -> AsyncGenerator[Batch, None]:
@@ -117,15 +113,17 @@ class Managed:
         """The server's clock, µs."""
         return self._connection.now()
 
-    async def sweep(self) -> int:
-        """Remove items that have expired; how many is returned. One billed read at least."""
-        now = self._connection.now()
-        query = query_of(DEADLINES, "at", where=[("at", LESS_OR_EQUAL, now)], limit=PORTION)
-        found, _ = await self._connection.query(self._paths.stream, query)
-        if found:
-            keys = [(document.fields["group"].string_value, document.fields["id"].string_value) for document in found]
-            await self.writer.expire(keys)
-        return len(found)
+    async def sweep(self) -> None:
+        """Remove items that have expired, up to `PORTIONS` portions of them. One billed read at least."""
+        for _ in range(PORTIONS):
+            now = self._connection.now()
+            query = query_of(DEADLINES, "at", where=[("at", LESS_OR_EQUAL, now)], limit=PORTION)
+            found, _ = await self._connection.query(self._paths.stream, query)
+            if found:
+                keys = [(one.fields["group"].string_value, one.fields["id"].string_value) for one in found]
+                await self.writer.expire(keys)
+            if len(found) < PORTION:
+                return
 
     async def next_deadline(self) -> int:
         """The earliest deadline that is stored (µs); 0: there is none. One billed read."""
@@ -144,6 +142,4 @@ class Managed:
         if retention.age is not None:
             past = self._connection.now() - round(retention.age * 1_000_000)
             keep = max(keep, await self._log.last_until("time", past) or 0)
-        for start in range(oldest.seq, min(keep, newest.seq), TRIMMED):
-            end = min(start + TRIMMED, keep, newest.seq)
-            await self._connection.commit([removed(self._paths.entry(seq)) for seq in range(start, end)])
+        await self._log.remove(oldest.seq, min(keep, newest.seq))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from motia_adapters.firestore.connection import LostRace
-from motia_adapters.firestore.managed import PORTION, PORTIONS, Managed
+from motia_adapters.firestore.managed import Managed
 from motia_adapters.firestore.mapped.stream import MappedStream
 from motia_core.adapter import Retention
 from motia_core.errors import BackendError, Conflict
@@ -77,9 +77,7 @@ class Upkeep:
         due = seen.deadline and seen.deadline <= stream.now()
         if not due and seen.swept and now - seen.swept < SELDOM:
             return
-        for _ in range(PORTIONS):
-            if await stream.sweep() < PORTION:
-                break
+        await stream.sweep()
         seen.deadline = await stream.next_deadline()
         seen.swept = now
 

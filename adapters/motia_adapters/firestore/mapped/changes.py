@@ -63,8 +63,8 @@ def typed(told: Iterable[Told], known: Container[str]) -> list[Told]:
 
 
 def placed(told: Iterable[Told], layout: MappedLayout, stream: str) -> Iterator[Placed]:
-    """Changes in their order, with their places."""
-    for time, same in groupby(sorted(told, key=lambda change: change.order), key=lambda change: change.time):
+    """Changes that are in their order (see `typed`), with their places."""
+    for time, same in groupby(told, key=lambda change: change.time):
         changes = list(same)
         for left, change in zip(range(len(changes) - 1, -1, -1), changes, strict=True):
             yield Placed(

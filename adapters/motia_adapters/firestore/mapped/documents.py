@@ -7,6 +7,7 @@ from typing import Any
 
 from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.mapped.layout import MappedLayout
+from motia_adapters.firestore.mapped.template import Template
 from motia_adapters.firestore.wire import GREATER, GREATER_OR_EQUAL, LESS, query_of
 from motia_core.model import Item
 
@@ -14,6 +15,13 @@ PAGE = 500
 """Documents that are listed at once, at most."""
 PAGE_GROUPS = 300
 """Names that are read at once to find groups, at most."""
+
+
+def query_below(documents: str, template: Template, cursor: str | None = None, **options: Any) -> Any:
+    """What finds the documents of a template in the order of their names, from a name on (``None``: all)."""
+    start = f"{documents}/{template.start(None)}" if cursor is None else cursor
+    where = [("__name__", GREATER_OR_EQUAL, start), ("__name__", LESS, f"{documents}/{template.end()}")]
+    return query_of(template.collection, "__name__", where=where, below=True, **options)
 
 
 class Documents:
@@ -56,10 +64,8 @@ class Documents:
         template, documents = self._layout.template, self._layout.documents
         groups: list[str] = []
         cursor, at, size = template.start(after), None, 20
-        end = ("__name__", LESS, f"{documents}/{template.end()}")
         while limit is None or len(groups) < limit:
-            where = [("__name__", GREATER_OR_EQUAL, f"{documents}/{cursor}"), end]
-            query = query_of(template.collection, "__name__", where=where, limit=size, below=True, names_only=True)
+            query = query_below(documents, template, f"{documents}/{cursor}", limit=size, names_only=True)
             found, at = await self._connection.query(documents, query, at)
             keys = [key for document in found if (key := self._layout.key(document.name))]
             new = dict.fromkeys(group for group, _ in keys)
@@ -76,13 +82,9 @@ class Documents:
     async def all(self, at: Any, *, names_only: bool = False) -> AsyncIterator[Any]:
         """All documents that are items, as of a time. A read is billed for each."""
         documents, template = self._layout.documents, self._layout.template
-        end = ("__name__", LESS, f"{documents}/{template.end()}")
-        cursor = f"{documents}/{template.start(None)}"
+        cursor: str | None = None
         while True:
-            where = [("__name__", GREATER_OR_EQUAL, cursor), end]
-            query = query_of(
-                template.collection, "__name__", where=where, limit=PAGE, below=True, names_only=names_only
-            )
+            query = query_below(documents, template, cursor, limit=PAGE, names_only=names_only)
             found, _ = await self._connection.query(documents, query, at)
             for document in found:
                 if self._layout.key(document.name) is not None:

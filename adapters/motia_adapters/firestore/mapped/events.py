@@ -9,14 +9,12 @@ from motia_adapters.firestore.history import Entry, entry_of
 from motia_adapters.firestore.listener import Target
 from motia_adapters.firestore.log import Log, newest_query
 from motia_adapters.firestore.names import Paths
-from motia_adapters.firestore.wire import micros, removed
+from motia_adapters.firestore.wire import micros
 
 PAGE = 100
 """Entries that are read at once, at most."""
 KEPT = 7_200
 """Seconds that an entry is kept: twice as long as Firestore remembers documents."""
-TRIMMED = 400
-"""Entries that one commit removes, at most."""
 
 
 class Bell(Target):
@@ -91,6 +89,4 @@ class Events:
         last = await self._log.last_until("time", now - KEPT * 1_000_000)
         if newest is None or oldest is None or last is None:
             return
-        for start in range(oldest.seq, min(last + 1, newest.seq), TRIMMED):
-            numbers = range(start, min(start + TRIMMED, last + 1, newest.seq))
-            await self._connection.commit([removed(self._paths.entry(seq)) for seq in numbers])
+        await self._log.remove(oldest.seq, min(last + 1, newest.seq))

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from motia_adapters.firestore.listener import Target
+from motia_adapters.firestore.mapped.documents import query_below
 from motia_adapters.firestore.mapped.layout import MappedLayout
-from motia_adapters.firestore.wire import GREATER_OR_EQUAL, LESS, query_of
 
 _log = logging.getLogger(__name__)
 
@@ -35,12 +35,7 @@ class Moments(Target):
     """
 
     def __init__(self, layout: MappedLayout, on_news: Callable[[], None], *, is_bell: bool) -> None:
-        template, documents = layout.template, layout.documents
-        where = [
-            ("__name__", GREATER_OR_EQUAL, f"{documents}/{template.start(None)}"),
-            ("__name__", LESS, f"{documents}/{template.end()}"),
-        ]
-        super().__init__(documents, query_of(template.collection, "__name__", where=where, below=True))
+        super().__init__(layout.documents, query_below(layout.documents, layout.template))
         self._layout = layout
         self._on_news = on_news
         self._is_bell = is_bell
