@@ -18,7 +18,7 @@ from google.cloud import firestore
 from motia_adapters.firestore.adapter import FirestoreAdapter
 from motia_adapters.firestore.options import FirestoreOptions, MappedOptions
 
-from benchmarks.firestore_server import CHANGES, PROJECT, VALUE, _here, _p50, _paced, _server
+from benchmarks.firestore_server import CHANGES, PROJECT, VALUE, _here, _p50, _paced, _server, _subscriber
 from benchmarks.rows import Row
 from motia_core.adapter import StorageSettings
 from motia_core.hub import Hub
@@ -81,20 +81,12 @@ async def _set_bare() -> float:
 
 
 async def _delay_ours() -> float:
-    async with _standin() as standin, _stream(f"127.0.0.1:{standin.port}", production=True) as docs:
-        heard: asyncio.Queue[float] = asyncio.Queue()
-
-        async def listen() -> None:
-            async with docs.watch("g") as watch:
-                async for _ in watch:
-                    heard.put_nowait(time.perf_counter())
-
-        task = asyncio.create_task(listen())
-        await heard.get()
-        delay = await _paced(lambda turn: docs.set("g", f"{turn % 20}", {**VALUE, "turn": turn}), heard)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    return delay
+    async with (
+        _standin() as standin,
+        _stream(f"127.0.0.1:{standin.port}", production=True) as docs,
+        _subscriber(docs) as heard,
+    ):
+        return await _paced(lambda turn: docs.set("g", f"{turn % 20}", {**VALUE, "turn": turn}), heard)
 
 
 async def _delay_bare() -> float:
@@ -156,23 +148,13 @@ async def _reads(mapped: bool, before: int) -> float:
     ):
         for number in range(before):
             await writer.set("g", f"{number % 20}", {**VALUE, "number": number})
-        heard: asyncio.Queue[None] = asyncio.Queue()
-
-        async def listen() -> None:
-            async with docs.watch("g") as watch:
-                async for _ in watch:
-                    heard.put_nowait(None)
-
-        task = asyncio.create_task(listen())
-        await heard.get()
         reads = 0
-        for turn in range(turns):
-            before_write = standin.billed["reads"]
-            await writer.set("g", "x", {"turn": turn})
-            await heard.get()
-            reads += standin.billed["reads"] - before_write
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        async with _subscriber(docs) as heard:
+            for turn in range(turns):
+                before_write = standin.billed["reads"]
+                await writer.set("g", "x", {"turn": turn})
+                await heard.get()
+                reads += standin.billed["reads"] - before_write
     return reads / turns
 
 

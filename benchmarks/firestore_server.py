@@ -17,6 +17,7 @@ from google.cloud import firestore
 from benchmarks.rows import Row, document
 from motia_core import Motia, StreamConfig
 from motia_core.model import StreamSpec
+from motia_core.streams import Stream
 from motia_core.testing.servers import Firestore, Missing
 
 WRITES = 400
@@ -85,21 +86,27 @@ async def _set_bare() -> float:
         return await _p50(lambda turn: _batch(client, turn, f"{turn % 20}", json))
 
 
+@asynccontextmanager
+async def _subscriber(docs: Stream[Any]) -> AsyncIterator[asyncio.Queue[float]]:
+    """A subscriber of a group, who has had its sync: when it is told of each change."""
+    heard: asyncio.Queue[float] = asyncio.Queue()
+
+    async def listen() -> None:
+        async with docs.watch("g") as watch:
+            async for _ in watch:
+                heard.put_nowait(time.perf_counter())
+
+    task = asyncio.create_task(listen())
+    await heard.get()
+    yield heard
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 async def _delay_ours() -> float:
     """Milliseconds from the return of a write to its arrival at a subscriber, in the middle."""
-    async with _ours() as docs:
-        heard: asyncio.Queue[float] = asyncio.Queue()
-
-        async def listen() -> None:
-            async with docs.watch("g") as watch:
-                async for _ in watch:
-                    heard.put_nowait(time.perf_counter())
-
-        task = asyncio.create_task(listen())
-        await heard.get()
-        delays = await _paced(lambda turn: docs.set("g", f"{turn % 20}", VALUE), heard)
-        task.cancel()
-    return delays
+    async with _ours() as docs, _subscriber(docs) as heard:
+        return await _paced(lambda turn: docs.set("g", f"{turn % 20}", VALUE), heard)
 
 
 async def _delay_bare() -> float:
