@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from motia_adapters.mongodb.link import Link
-from motia_adapters.mongodb.mapped.mapping import Collection
+from motia_adapters.mongodb.mapped.mapping import Collection, keeps_images
 from motia_core.adapter import Finding
 from motia_core.errors import BackendError
 
@@ -141,13 +141,13 @@ async def _mapped(link: Link, mapping: Collection) -> list[Finding]:
     if not found:
         return [Finding("error", f"there is no collection {name!r}", "create it, or correct mapped.collection")]
     findings: list[Finding] = []
-    options = found[0].get("options", {})
-    if mapping.options.enable_images and not options.get("changeStreamPreAndPostImages", {}).get("enabled"):
+    check_collection = mapping.check_images
+    if mapping.options.enable_images and not keeps_images(found[0]):
         findings.append(
             Finding("ok", f"collection {name!r} keeps no images yet: they are turned on at the first start")
         )
-        options["changeStreamPreAndPostImages"] = {"enabled": True}
-    for check in (lambda: mapping.check_images(found[0]), lambda: mapping.check_unique(link)):
+        check_collection = mapping.check_kind
+    for check in (lambda: check_collection(found[0]), lambda: mapping.check_unique(link)):
         try:
             waiting = check()
             if waiting is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from bson import Timestamp
 
-from motia_adapters.mongodb.link import MAJORITY, Link
+from motia_adapters.mongodb.link import MAJORITY, READ_MAJORITY, Link
 from motia_adapters.mongodb.places import Place, end, parse
 from motia_adapters.mongodb.rooms import Room, Rooms
 from motia_core.adapter import Retention
@@ -43,7 +43,7 @@ class History:
 
     async def now(self) -> Timestamp:
         """The cluster time of the last operation that a majority has."""
-        command = {"find": self._rooms.marks, "limit": 1, "singleBatch": True, "readConcern": {"level": "majority"}}
+        command = {"find": self._rooms.marks, "limit": 1, "singleBatch": True, "readConcern": READ_MAJORITY}
         return self._link.time_of(await self._link.run(command), write=False)
 
     async def floor(self, room: Room) -> str:
@@ -146,7 +146,7 @@ class History:
     async def _mark(self, room: Room) -> str | None:
         reply = await self._link.run(
             {"find": self._rooms.marks, "filter": {"_id": room.stream}, "limit": 1, "singleBatch": True,
-             "readConcern": {"level": "majority"}}
+             "readConcern": READ_MAJORITY}
         )  # fmt: skip
         for document in reply["cursor"]["firstBatch"]:
             floor: str = document.get("floor", "")

@@ -21,6 +21,7 @@ from motia_adapters.mongodb.options import MongoOptions
 from motia_core.errors import BackendError, BackendUnavailable, ConfigError, OutcomeUnknown
 
 MAJORITY = {"w": "majority"}
+READ_MAJORITY = {"level": "majority"}
 GRACE = 0.5
 """Seconds beyond the timeout until a call is given up by us instead of the driver."""
 

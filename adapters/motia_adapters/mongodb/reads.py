@@ -9,12 +9,11 @@ from bson import MaxKey
 
 from motia_adapters.mongodb.documents import ALIVE, FIELDS, json_of, key_of, state_of, version_of
 from motia_adapters.mongodb.history import History
-from motia_adapters.mongodb.link import Link
+from motia_adapters.mongodb.link import READ_MAJORITY, Link
 from motia_adapters.mongodb.places import end
 from motia_adapters.mongodb.rooms import Room
 from motia_core.model import Item, Snapshot
 
-MAJORITY = {"level": "majority"}
 _ITEM = {"v": 1, "c": 1, "r": 1, "x": 1}
 _FEW, _MANY = 50, 1_000
 
@@ -22,7 +21,7 @@ _FEW, _MANY = 50, 1_000
 async def get(link: Link, room: Room, group: str, id: str) -> Item | None:
     """The item, or ``None``."""
     command = {"find": room.collection, "filter": {"_id": key_of(group, id)}, "projection": FIELDS, "limit": 1,
-               "singleBatch": True, "readConcern": MAJORITY}  # fmt: skip
+               "singleBatch": True, "readConcern": READ_MAJORITY}  # fmt: skip
     found = (await link.run(command))["cursor"]["firstBatch"]
     state = state_of(found[0] if found else None)
     if state.json is None or state.version is None:
@@ -32,7 +31,7 @@ async def get(link: Link, room: Room, group: str, id: str) -> Item | None:
 
 async def list_items(link: Link, room: Room, group: str, after: str | None, limit: int | None) -> Sequence[Item]:
     """A group's items in the order of their ids."""
-    documents, _ = await link.read_all({**_of_group(room, group, after, limit), "readConcern": MAJORITY})
+    documents, _ = await link.read_all({**_of_group(room, group, after, limit), "readConcern": READ_MAJORITY})
     return [_item(document) for document in documents]
 
 
@@ -43,7 +42,7 @@ async def list_groups(link: Link, room: Room, after: str | None, limit: int | No
     while limit is None or len(groups) < limit:
         command = {"find": room.collection, "filter": {"g": {"$gt": after or ""}}, "projection": {"_id": 0, "g": 1},
                    "sort": {"g": 1}, "hint": "groups", "limit": size, "batchSize": size, "singleBatch": True,
-                   "readConcern": MAJORITY}  # fmt: skip
+                   "readConcern": READ_MAJORITY}  # fmt: skip
         found = [document["g"] for document in (await link.run(command))["cursor"]["firstBatch"]]
         new = list(dict.fromkeys(found))
         groups += new

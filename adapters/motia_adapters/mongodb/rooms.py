@@ -11,7 +11,7 @@ from typing import Any
 from motia_adapters.mongodb.documents import INDEXES
 from motia_adapters.mongodb.failures import code_of
 from motia_adapters.mongodb.link import MAJORITY, Link
-from motia_adapters.mongodb.mapped.mapping import Collection
+from motia_adapters.mongodb.mapped.mapping import Collection, keeps_images
 from motia_core.errors import BackendError, BackendUnavailable, ConfigError, UnsupportedCapability
 from motia_core.model import StreamSpec
 
@@ -133,9 +133,7 @@ class Rooms:
                 " create it, or correct mapped.collection"
             )
         mapping.check_kind(found)
-        if mapping.options.enable_images and not found["options"].get("changeStreamPreAndPostImages", {}).get(
-            "enabled"
-        ):
+        if mapping.options.enable_images and not keeps_images(found):
             await self._link.run(
                 {"collMod": mapping.collection, "changeStreamPreAndPostImages": {"enabled": True},
                  "writeConcern": MAJORITY}

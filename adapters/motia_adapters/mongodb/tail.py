@@ -14,7 +14,7 @@ from bson import Timestamp
 
 from motia_adapters.mongodb.documents import Lost, Told
 from motia_adapters.mongodb.failures import HISTORY_LOST, code_of
-from motia_adapters.mongodb.link import Link
+from motia_adapters.mongodb.link import READ_MAJORITY, Link
 from motia_adapters.mongodb.places import Place, change, end, time_of_token
 from motia_core.errors import BackendError, BackendUnavailable, MotiaError, PositionExpired
 from motia_core.model import Change
@@ -57,7 +57,7 @@ class Reader:
         link, self._start = self._link, start
         stage = {"$changeStream": {"startAtOperationTime": start, **options}}
         command = {
-            "aggregate": 1, "pipeline": [stage, *self._pipeline], "cursor": {}, "readConcern": {"level": "majority"}
+            "aggregate": 1, "pipeline": [stage, *self._pipeline], "cursor": {}, "readConcern": READ_MAJORITY
         }  # fmt: skip
         async with link.session() as session:
             cursor = (await self._ask(command, session))["cursor"]

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from motia_adapters.mongodb import documents
 from motia_adapters.mongodb.documents import state_of
-from motia_adapters.mongodb.link import MAJORITY, Link
+from motia_adapters.mongodb.link import MAJORITY, READ_MAJORITY, Link
 from motia_adapters.mongodb.rooms import Room
 from motia_adapters.mongodb.writer import Writer
 from motia_core.errors import MotiaError
@@ -65,7 +65,7 @@ async def sweep(link: Link, room: Room, writer: Writer) -> None:
         command = {
             "find": room.collection, "filter": {"$expr": {"$lte": ["$x", "$$NOW"]}, "x": {"$exists": True}, **OURS},
             "projection": documents.FIELDS, "hint": "expiry", "limit": PORTION, "batchSize": PORTION,
-            "singleBatch": True, "readConcern": {"level": "majority"},
+            "singleBatch": True, "readConcern": READ_MAJORITY,
         }  # fmt: skip
         found = (await link.run(command))["cursor"]["firstBatch"]
         for document in found:

@@ -15,7 +15,7 @@ from motia_adapters.mongodb.documents import NOTHING, State, Told, key_of, state
 from motia_adapters.mongodb.failures import DUPLICATE, code_of, failure, is_conflict
 from motia_adapters.mongodb.history import History
 from motia_adapters.mongodb.hot import HotItems
-from motia_adapters.mongodb.link import MAJORITY, Link
+from motia_adapters.mongodb.link import MAJORITY, READ_MAJORITY, Link
 from motia_adapters.mongodb.places import change
 from motia_adapters.mongodb.rooms import Room, Rooms
 from motia_core.errors import Conflict, MotiaError
@@ -245,7 +245,7 @@ class Writer:
         ids = [key_of(group, id) for group, id in keys]
         match: Any = ids[0] if len(ids) == 1 else {"$in": ids}
         command: dict[str, Any] = {"find": room.collection, "filter": {"_id": match}, "projection": documents.FIELDS,
-                                   "readConcern": {"level": "majority"}}  # fmt: skip
+                                   "readConcern": READ_MAJORITY}  # fmt: skip
         if len(ids) == 1:
             command |= {"limit": 1, "singleBatch": True}
             found = (await self._link.run(command))["cursor"]["firstBatch"]

@@ -7,11 +7,9 @@ from typing import Any
 
 from bson import ObjectId
 
-from motia_adapters.mongodb.link import Link
+from motia_adapters.mongodb.link import READ_MAJORITY, Link
 from motia_adapters.mongodb.mapped.mapping import BSON_TYPES, Collection, to_text
 from motia_adapters.mongodb.mapped.values import SIMPLE
-
-MAJORITY = {"level": "majority"}
 
 
 async def list_groups(link: Link, mapping: Collection, after: str | None, limit: int | None) -> Sequence[str]:
@@ -45,7 +43,7 @@ async def _all_groups(link: Link, mapping: Collection) -> set[str]:
         "pipeline": [{"$match": mapping.where()}, {"$group": {"_id": f"${mapping.group}", "id": last}}],
         "cursor": {"batchSize": 10_000},
         "collation": SIMPLE,
-        "readConcern": MAJORITY,
+        "readConcern": READ_MAJORITY,
     }
     found, _ = await link.read_all(command)
     groups: set[str] = set()
@@ -75,7 +73,7 @@ async def _groups_of_type(link: Link, mapping: Collection, type: str, after: str
             "sort": {mapping.group: 1},
             "limit": 1,
             "collation": SIMPLE,
-            "readConcern": MAJORITY,
+            "readConcern": READ_MAJORITY,
         }
         found, _ = await link.read_all(command)
         if not found:
@@ -106,7 +104,7 @@ async def _has_items(link: Link, mapping: Collection, native: Any) -> bool:
         "projection": {mapping.id: 1},
         "batchSize": 100,
         "collation": SIMPLE,
-        "readConcern": MAJORITY,
+        "readConcern": READ_MAJORITY,
     }
     documents, _ = await link.read_all(command, enough=any_fits)
     return any_fits(documents)

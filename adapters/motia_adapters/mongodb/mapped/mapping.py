@@ -149,7 +149,7 @@ class Collection:
     def check_images(self, found: Mapping[str, Any]) -> None:
         """Raise `BackendError` unless the collection keeps pre- and post-images."""
         self.check_kind(found)
-        if not found.get("options", {}).get("changeStreamPreAndPostImages", {}).get("enabled"):
+        if not keeps_images(found):
             raise BackendError(
                 f"mongodb: collection {self.collection!r} keeps no pre- and post-images, without which"
                 " deletes and moves cannot be told; run in mongosh: db.runCommand({collMod: "
@@ -186,6 +186,11 @@ class Collection:
             if isinstance(error.__cause__, ExecutionTimeout):
                 return None
             raise
+
+
+def keeps_images(found: Mapping[str, Any]) -> bool:
+    """Whether a collection (as ``listCollections`` has it) keeps pre- and post-images."""
+    return bool(found.get("options", {}).get("changeStreamPreAndPostImages", {}).get("enabled"))
 
 
 def _equal(value: Any, wanted: Any) -> bool:

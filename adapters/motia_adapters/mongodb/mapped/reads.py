@@ -9,7 +9,7 @@ from bson import ObjectId
 
 from motia_adapters.mongodb.documents import Lost, Told
 from motia_adapters.mongodb.history import History
-from motia_adapters.mongodb.link import Link
+from motia_adapters.mongodb.link import READ_MAJORITY, Link
 from motia_adapters.mongodb.mapped.groups import first_object_id
 from motia_adapters.mongodb.mapped.mapping import BSON_TYPES, GONE, Collection, Found
 from motia_adapters.mongodb.mapped.values import SIMPLE
@@ -18,7 +18,6 @@ from motia_adapters.mongodb.rooms import Room
 from motia_core.errors import InvalidName
 from motia_core.model import Item, Snapshot
 
-MAJORITY = {"level": "majority"}
 CUT = "motiaCut"
 """The field of an event of which the pre-image was cut down to the fields that name the item."""
 IMAGES = 15_000_000
@@ -27,7 +26,7 @@ IMAGES = 15_000_000
 
 async def get(link: Link, mapping: Collection, group: str, id: str) -> Item | None:
     """The item, or ``None``."""
-    items, _ = await _find(link, mapping, group, id, None, None, MAJORITY)
+    items, _ = await _find(link, mapping, group, id, None, None, READ_MAJORITY)
     return items[0] if items else None
 
 
@@ -35,7 +34,7 @@ async def list_items(
     link: Link, mapping: Collection, group: str, after: str | None, limit: int | None
 ) -> Sequence[Item]:
     """A group's items in the order of their ids."""
-    items, _ = await _find(link, mapping, group, None, after, limit, MAJORITY)
+    items, _ = await _find(link, mapping, group, None, after, limit, READ_MAJORITY)
     return items
 
 

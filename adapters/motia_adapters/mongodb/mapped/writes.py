@@ -12,7 +12,7 @@ from bson import Timestamp
 from motia_adapters.mongodb import documents
 from motia_adapters.mongodb.capabilities import UPDATE_ATTEMPTS
 from motia_adapters.mongodb.failures import DUPLICATE, failure, is_conflict
-from motia_adapters.mongodb.link import MAJORITY
+from motia_adapters.mongodb.link import MAJORITY, READ_MAJORITY
 from motia_adapters.mongodb.mapped.mapping import GONE, Collection, Found
 from motia_adapters.mongodb.mapped.stored import Stored
 from motia_adapters.mongodb.mapped.values import SIMPLE, to_bson
@@ -100,7 +100,7 @@ class MappedWriter(Writer):
             match: Any = {mapping.id: {"$in": [entry[mapping.id] for entry in wanted]}}
         else:
             match = wanted[0] if len(wanted) == 1 else {"$or": wanted}
-        command = {"find": mapping.collection, "filter": match, "readConcern": {"level": "majority"},
+        command = {"find": mapping.collection, "filter": match, "readConcern": READ_MAJORITY,
                    "collation": SIMPLE, "batchSize": 1_000}  # fmt: skip
         found, _ = await self._link.read_all(command, raw=True)
         by_id: dict[Any, Any] = {}
