@@ -100,8 +100,8 @@ async def apply(connection: Any, schema: str, wanted: Sequence[Migration]) -> li
         if await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{quoted(schema)}.migration"):
             rows = await connection.fetch(f"SELECT name, to_jsonb(m)::text FROM {quoted(schema)}.migration AS m")
             files = {name: json.loads(row).get("digest", "") for name, row in rows}
-            if strange(files):
-                raise ConfigError(strangers(strange(files), schema))
+            if names := strange(files):
+                raise ConfigError(strangers(names, schema))
             known = set(files)
         for migration in wanted:
             if migration.name in known:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import ssl
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import asyncpg
@@ -52,23 +51,12 @@ class Pool:
             server_settings={} if options.pooler else self._settings,
         )
 
-    @asynccontextmanager
-    async def connection(self) -> AsyncGenerator[asyncpg.Connection[Any], None]:
-        """A connection for one call; free again afterwards if the call came to its end."""
-        async with self._turns:
-            connection = await self._take()
-            try:
-                yield connection
-            except asyncpg.PostgresError:
-                self._give_back(connection)
-                raise
-            except BaseException:
-                connection.terminate()
-                raise
-            self._give_back(connection)
+    async def begin(self) -> None:
+        """Make the first connection, which is free then."""
+        self._give_back(await self._take())
 
     async def fetchval(self, sql: str, arguments: Iterable[Any]) -> Any:
-        """The one value that a statement returns. As `connection`, for a little less."""
+        """The one value that a statement returns; its connection is free again if the call came to its end."""
         async with self._turns:
             connection = await self._take()
             try:
@@ -152,8 +140,7 @@ class AsyncpgDatabase(Database):
             "jit": "off",
         }
         pool = Pool(self._options, settings)
-        async with pool.connection():
-            pass
+        await pool.begin()
         self._pool = pool
 
     async def close(self) -> None:
@@ -241,8 +228,5 @@ class AsyncpgDatabase(Database):
 
     async def _notify(self, token: str) -> None:
         assert self._pool is not None
-        async with self._pool.connection() as connection:
-            await connection.fetchval(
-                f"SELECT pg_notify({quoted(self.schema)}.channel() #>> '{{}}', $1)",
-                orjson.dumps(["doctor", token]).decode(),
-            )
+        sql = f"SELECT pg_notify({quoted(self.schema)}.channel() #>> '{{}}', $1)"
+        await self._pool.fetchval(sql, [orjson.dumps(["doctor", token]).decode()])
