@@ -87,17 +87,12 @@ class Server:
         yield
         group, last = self._last
         if last != before:
-            async with asyncio.timeout(DEADLINE), aclosing(self._heard(group, before)) as heard:
-                async for position in heard:
-                    if position >= last:
+            heard = self._served.streams["documents"].watch(group, after=before or None)
+            async with asyncio.timeout(DEADLINE), aclosing(heard):
+                async for change in heard:
+                    if change.position >= last:
                         break
         await self._relay.start()
-
-    async def _heard(self, group: str, after: str) -> AsyncGenerator[str, None]:
-        """The positions that the server tells."""
-        async with aclosing(self._served.streams["documents"].watch(group, after=after or None)) as changes:
-            async for change in changes:
-                yield change.position
 
     @asynccontextmanager
     async def stopped(self) -> AsyncGenerator[None, None]:
