@@ -149,6 +149,11 @@ class Capabilities:
             if declared.type in ("int", "float") and not _is_amount(value, whole=declared.type == "int"):
                 raise PluginError(f"Capabilities: {name} must be a number ({declared.type}), 0 or more, not {value!r}")
 
+    @property
+    def is_coalesced(self) -> bool:
+        """Whether states are told instead of steps (B9)."""
+        return self.history.level == "limited"
+
     def supports(self) -> dict[str, Support]:
         """The declared levels by name, in the order above."""
         return {name: value for name in self.__slots__ if isinstance(value := getattr(self, name), Support)}
@@ -275,9 +280,20 @@ class Adapter(ABC):
         Where history is coalesced, a batch tells for each item that changed since the
         batch before (or since ``after``) what it is now, once: "create" or "update", or
         "delete" with the last value that is known. An item that came and went in between
-        is told as a delete too, because a snapshot may have shown it. Custom events are
-        all told.
+        is told as a delete if this process wrote it or has shown it (a snapshot, a read),
+        and may be left out else. Custom events are all told.
         """
+
+    def resume(self, stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:
+        """As `watch`, for a reader who was told of ``after`` by another process, or may have been.
+
+        It differs only where history is coalesced. Each process leaves out what came and
+        went between two of its own looks, so a reader may have an item from one process
+        that the other has never told of. The first batch tells all that is different from
+        ``after``, such items' deletes among it, up to a position that `watch` goes on from;
+        whoever has only a part of that batch comes back by `resume`.
+        """
+        return self.watch(stream, after)
 
     def migrations(self) -> Sequence[Migration]:
         """What the store needs before `open`, in order, done or not. No I/O; most stores need nothing."""

@@ -56,7 +56,7 @@ def _kind_problem(name: str, promised: Any, member: Any) -> str | None:
     if not inspect.isfunction(function):
         return None
     is_async = inspect.iscoroutinefunction(function)
-    if name == "watch":
+    if name in ("watch", "resume"):
         if is_async or (inspect.isgeneratorfunction(function) and not inspect.isasyncgenfunction(function)):
             return f"{name} must be an async generator ('async def' with 'yield'), not {_described(function)}"
     elif inspect.iscoroutinefunction(promised) and not is_async:

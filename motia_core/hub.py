@@ -17,7 +17,7 @@ import random
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 from motia_core.adapter import Adapter
@@ -26,6 +26,7 @@ from motia_core.members import NOT_LIVE, Member, Run, Sink
 from motia_core.model import Batch, Change, Snapshot, StreamSpec
 from motia_core.ring import RING_BYTES, RING_CHANGES, Ring
 from motia_core.snapshots import SNAPSHOT_REUSE, SharedSnapshot
+from motia_core.stories import Story
 
 log = logging.getLogger("motia.hub")
 
@@ -47,6 +48,8 @@ class Hub:
         observe: Callable[[Change], None] | None = None,
     ) -> None:
         self._adapter = adapter
+        self._story = Story(adapter) if adapter.capabilities(spec).is_coalesced else None
+        self._source = self._story or adapter
         self._spec = spec
         self._max_sync_items = max_sync_items
         self._max_sync_bytes = max_sync_bytes
@@ -86,7 +89,7 @@ class Hub:
             return
         async with self._starting:
             if self._task is None:
-                self._seen = await self._adapter.head(self._spec)
+                self._seen = await self._source.head(self._spec)
                 self._ring.restart(self._seen)
                 self._task = asyncio.create_task(self._run(), name=f"motia-hub-{self._spec.name}")
 
@@ -104,6 +107,8 @@ class Hub:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        if self._story:
+            await self._story.close()
         self._task = None
         self._tell_all(BackendUnavailable(f"stream {self._spec.name!r} is closed"))
         self._members.clear()
@@ -166,7 +171,7 @@ class Hub:
         failures, down_since, told = 0, 0.0, False
         while not self._closed:  # an adapter may answer a cancellation with an error of its own
             try:
-                async with aclosing(self._adapter.watch(self._spec, self._seen)) as batches:
+                async with aclosing(self._source.watch(self._spec, self._seen)) as batches:
                     async for batch in batches:
                         failures, told = 0, False
                         self._dispatch(batch)
@@ -233,7 +238,9 @@ class Hub:
     async def _start_over(self, expired: PositionExpired) -> None:
         """The history we were reading is gone: a new start, and a sync for everybody (B8)."""
         log.warning("stream %s: %s; subscribers get a fresh sync", self._spec.name, expired)
-        self._seen = await self._adapter.head(self._spec)
+        if self._story:
+            self._story.renew()
+        self._seen = await self._source.head(self._spec)
         self._ring.restart(self._seen)
         self._generation += 1
         self._written = self._too_far = ""
@@ -293,7 +300,7 @@ class Hub:
 
     async def _snapshot(self, group: str, id: str | None) -> Snapshot:
         limit = self._max_sync_items
-        snapshot = await self._adapter.snapshot(self._spec, group, id, limit=limit + 1)
+        snapshot = await self._source.snapshot(self._spec, group, id, limit=limit + 1)
         if len(snapshot.items) > limit:
             raise GroupTooLarge(f"group {group!r} holds more than {limit} items: read it in pages with list()")
         size = sum(len(item.json) for item in snapshot.items)
@@ -306,7 +313,10 @@ class Hub:
 
     async def _resume(self, member: Member, after: str) -> bool:
         """Continue after a position; False if the history since then cannot be had."""
+        story = self._story
         try:
+            if story:
+                return await self._resume_states(story, member, after)
             if after < self._ring.floor:
                 await self._reach_back(after)
             # Only the backend can tell a snapshot's position from another store's.
@@ -321,15 +331,28 @@ class Hub:
             self._go_live(member, after)
         return True
 
-    def _go_live(self, member: Member, position: str) -> None:
-        """From here on without a gap: first what the ring has, then what comes."""
+    async def _resume_states(self, story: Story, member: Member, after: str) -> bool:
+        """As `_resume`, where only this hub's own positions can be gone on from by the ring."""
+        missed: tuple[Change, ...] = ()
+        position = after
+        if not story.told(after) or after < self._ring.floor:
+            batch = await story.resume(self._spec, after, self._ring.floor)
+            if batch is None or not story.told(batch.position) or batch.position < self._ring.floor:
+                return False
+            missed, position = batch.changes, batch.position
+        if self.is_joined(member):
+            self._go_live(member, position, missed)
+        return True
+
+    def _go_live(self, member: Member, position: str, missed: Iterable[Change] = ()) -> None:
+        """From here on without a gap: first what it missed, then what the ring has, then what comes."""
         member.position = position
-        missed = [change for change in self._ring.after(position) if member.wants(change)]
-        if missed:
-            member.sink.replay(Run(missed))
+        wanted = [change for change in chain(missed, self._ring.after(position)) if member.wants(change)]
+        if wanted:
+            member.sink.replay(Run(wanted))
 
     async def _probe(self, position: str) -> None:
-        async with aclosing(self._adapter.watch(self._spec, position)) as batches:
+        async with aclosing(self._source.watch(self._spec, position)) as batches:
             async for _ in batches:
                 return
 
@@ -355,7 +378,7 @@ class Hub:
     async def _extend(self, start: str) -> None:
         older: list[Change] = []
         size, generation = 0, self._generation
-        async with aclosing(self._adapter.watch(self._spec, start)) as batches:
+        async with aclosing(self._source.watch(self._spec, start)) as batches:
             async for batch in batches:
                 older += batch.changes
                 size += sum(len(change.json or b"") for change in batch.changes)

@@ -70,7 +70,7 @@ class StreamChange(Generic[T]):
 
     @property
     def position(self) -> str:
-        """Where to resume: ``watch(..., after=position)``."""
+        """Where to resume: ``watch(..., after=position)``. Not less than what the write that made it has returned."""
         return self._change.position
 
     @property

@@ -2,7 +2,8 @@
 
 It stands for a user's own collection behind a listener: other programs write to it,
 changes are told as the latest state of each item, an equal write is no change, and a
-version is a hash of the content, which can only be compared as equal or not.
+version is a hash of the content, which can only be compared as equal or not. What came
+and went between two looks is left out, unless this very client wrote it or has shown it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
-from motia_core.adapter import FULL, Capabilities, limited, unsupported
+from motia_core.adapter import FULL, Capabilities, StorageSettings, limited, unsupported
 from motia_core.memory import CAPABILITIES as MANAGED
-from motia_core.memory import MemoryAdapter, _Row, _Stream
-from motia_core.model import Batch, Change, StreamSpec, Write, WriteResult
+from motia_core.memory import MemoryAdapter, MemoryStore, _Row, _Stream
+from motia_core.model import Batch, Change, Item, Snapshot, StreamSpec, Write, WriteResult
 
 PACE = 0.01
 """Seconds between two looks of a watch: what happens in between is told as one."""
@@ -27,6 +28,7 @@ CAPABILITIES = replace(
     ttl=unsupported("the items are another program's, which knows no deadlines"),
     history=limited("coalesced: the latest state of each item"),
     ordered_versions=limited("hashes of the content: equal or not"),
+    multi_process=FULL,
     foreign_writes=FULL,
 )
 
@@ -34,19 +36,73 @@ CAPABILITIES = replace(
 class CoalescedAdapter(MemoryAdapter):
     """A client of a `MemoryStore` that sees states instead of steps; hidden streams are managed."""
 
+    def __init__(self, settings: StorageSettings, store: MemoryStore | None = None) -> None:
+        super().__init__(settings, store)
+        self._shown: set[tuple[str, str]] = set()
+
     def capabilities(self, stream: StreamSpec) -> Capabilities:
         """Coalesced for the user's streams."""
         return MANAGED if stream.hidden else CAPABILITIES
 
+    async def write(self, stream: StreamSpec, writes: Sequence[Write]) -> Sequence[WriteResult | None]:
+        """As it is done; what is written is remembered."""
+        results = await super().write(stream, writes)
+        self._shown.update((write.group, write.id) for write in writes if write.id is not None)
+        return results
+
+    async def get(self, stream: StreamSpec, group: str, id: str) -> Item | None:
+        """As it is; what is shown is remembered."""
+        item = await super().get(stream, group, id)
+        self._shows([item] if item else [])
+        return item
+
+    async def list(self, stream: StreamSpec, group: str, *, after: str | None, limit: int | None) -> Sequence[Item]:
+        """As they are; what is shown is remembered."""
+        items = await super().list(stream, group, after=after, limit=limit)
+        self._shows(items)
+        return items
+
+    async def snapshot(self, stream: StreamSpec, group: str, id: str | None, *, limit: int | None) -> Snapshot:
+        """As they are; what is shown is remembered."""
+        snapshot = await super().snapshot(stream, group, id, limit=limit)
+        self._shows(snapshot.items)
+        return snapshot
+
     async def watch(self, stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:
         """Look, tell what is different, wait a little."""
+        async for batch in self._follow(stream, after, whole=False):
+            yield batch
+
+    async def resume(self, stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:
+        """The first time leave out nothing: others may have told of it."""
+        async for batch in self._follow(stream, after, whole=True):
+            yield batch
+
+    async def _follow(self, stream: StreamSpec, after: str, *, whole: bool) -> AsyncGenerator[Batch, None]:
         async with aclosing(super().watch(stream, after)) as batches:
             async for batch in batches:
                 if stream.hidden:
                     yield batch
                     continue
-                yield Batch(tuple(self.coalesce(batch.changes)), batch.position)
+                told = self.coalesce(batch.changes)
+                yield Batch(
+                    tuple(told if whole else self._without_what_came_and_went(batch.changes, told)), batch.position
+                )
+                whole = False
                 await asyncio.sleep(PACE)
+
+    def _shows(self, items: Iterable[Item]) -> None:
+        self._shown.update((item.group, item.id) for item in items)
+
+    def _without_what_came_and_went(self, changes: Iterable[Change], told: Iterable[Change]) -> Iterable[Change]:
+        came: dict[object, bool] = {}
+        for change in changes:
+            if change.type != "event":
+                came.setdefault((change.group_id, change.id), change.type == "create")
+        for change in told:
+            key = (change.group_id, change.id or "")
+            if change.type != "delete" or not came[key] or key in self._shown:
+                yield change
 
     def coalesce(self, changes: Iterable[Change]) -> Iterable[Change]:
         """Of each item the last change, by its position; told as seen from before the first."""

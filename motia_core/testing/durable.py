@@ -350,6 +350,29 @@ class Triggers(Suite):
                 await worker.kill()
         judge(read_journal(job.journal), every=range(n) if docs.capabilities.history.level == "full" else ())
 
+    async def test_D1_what_another_process_ran_and_is_gone_is_run(self, world: World, tmp_path: Path) -> None:
+        """A process that tells states goes on where each partition stands: its item may have come and gone since."""
+        job = _job(world, tmp_path)
+        docs = await world.stream()
+        adapter = able(docs.hub.adapter)
+        worker = await Worker.start(job)
+        try:
+            made = await docs.set("g", "x", {"n": 1})
+
+            async def saved() -> bool:
+                (status,) = await Runner(adapter, []).status()
+                return any(partition.cursor >= made.position for partition in status.partitions)
+
+            await eventually(saved, "the run in a checkpoint")
+            await worker.kill()
+            await docs.delete("g", "x")
+            worker = await Worker.start(job)
+            await _progress(job, 4)
+        finally:
+            await worker.kill()
+        ends = {line.position: line.id for line in read_journal(job.journal) if line.kind == "end"}
+        assert list(ends.values()) == ["x", "x"]
+
     async def test_D5_a_frozen_worker_is_fenced(self, world: World, tmp_path: Path) -> None:
         """RELIABILITY 23: it wakes up, believes that it owns its partitions, and may move nothing."""
         job = _job(world, tmp_path, pause=0.02)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
-from motia_core.model import Change, StreamSpec, Write, WriteResult
+from motia_core.model import Batch, Change, StreamSpec, Write, WriteResult
 from motia_core.testing.coalesced import CoalescedAdapter
 from motia_core.testing.faults import fault
 
@@ -68,6 +69,16 @@ class ForgetsWhatCameAndWent(CoalescedAdapter):
         for change in changes:
             first.setdefault((change.group_id, change.id), change)
         return [c for c in kept if c.type != "delete" or first[c.group_id, c.id].type != "create"]
+
+
+@fault("B9", "C2")
+class ForgetsWhatOthersTold(CoalescedAdapter):
+    """Whoever comes from another process hears what is there, and of nothing that is gone."""
+
+    async def resume(self, stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:
+        async with aclosing(super().resume(stream, after)) as batches:
+            async for batch in batches:
+                yield replace(batch, changes=tuple(change for change in batch.changes if change.type != "delete"))
 
 
 @fault("B9", "B2", "B1", "B5")

@@ -261,6 +261,28 @@ class Foreign(Suite):
         await reader.stop()
         assert [item.id for item in await _items(docs)] == ["last"]
 
+    async def test_B9_what_another_process_told_and_is_gone_is_told(self, world: World) -> None:
+        """Each process leaves out what came and went between its looks; who moves from one to another keeps nothing."""
+        here, there = await _stream_of_states(world), await world.stream()
+        if not here.capabilities.multi_process:
+            pytest.skip("several processes are declared unsupported")
+        witness = Reader(here.watch("g"))
+        await witness.count(1)
+        for number in range(20):
+            id = f"{number}"
+            other = Reader(there.watch("g"))
+            await other.count(1)
+            await there.set("g", id, {"n": number})
+            seen = await other.until(lambda seen: len(seen) > 1)
+            await other.stop()
+            await there.delete("g", id)
+            moved = Reader(here.watch("g", after=seen[-1].position))
+            await moved.until(_ended(id))
+            await moved.stop()
+            assert [entry.type for entry in moved.seen if entry.id == id] == ["delete"]
+            assert all(entry.type != "sync" for entry in moved.seen)
+        await witness.stop()
+
 
 async def _stream_of_states(world: World) -> Stream[dict[str, Any]]:
     docs = await world.stream()

@@ -304,7 +304,7 @@ class Subscribers(Suite):
         assert (entry.type, entry.reason) == ("sync", "overflow")
         assert sorted(item["n"] for item in entry.data) == list(range(total - 100, total))
         last = await docs.set("g", "last", {})
-        assert (await anext(slow)).position == last.position
+        assert _ends_at(last.position)([await anext(slow)])
         await slow.aclose()
 
     async def test_C6_a_watch_that_dies_is_restarted_where_it_was(self, world: World) -> None:
@@ -429,7 +429,8 @@ class Resilience(Suite):
 
 
 def _ends_at(position: str) -> Callable[[list[Any]], bool]:
-    return lambda seen: bool(seen) and seen[-1].position == position
+    """At a write's position; where states are told a subscriber's goes on with its hub's mark."""
+    return lambda seen: bool(seen) and seen[-1].position.startswith(position)
 
 
 def _check_subscriber(seen: list[Any], final: dict[str, Any]) -> None:

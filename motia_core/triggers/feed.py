@@ -45,6 +45,7 @@ class Feed:
     ) -> None:
         self.adapter = adapter
         self.spec = spec
+        self.coalesced = adapter.capabilities(spec).is_coalesced
         self.clock = clock
         self.rng = rng
         self.report = report
@@ -116,13 +117,21 @@ class Feed:
             self.start(joining)
 
     def start(self, members: dict[Partition, Crew]) -> None:
-        """A catch-up reader for these, from the least that one of them has read."""
+        """A catch-up reader for these, from the least that one of them has read.
+
+        States that others were told of (B9) are read from just where each of them stands.
+        """
         if self.live is None:
             self.live = Reader(self, {}, None)
             self._spawn(self.live)
-        reader = Reader(self, members, min(partition.read for partition in members))
-        self.catching[reader] = None
-        self._spawn(reader)
+        apart: dict[str, dict[Partition, Crew]] = {}
+        for partition, crew in members.items():
+            alone = self.coalesced and not partition.reads_here
+            apart.setdefault(partition.read if alone else "", {})[partition] = crew
+        for position, together in apart.items():
+            reader = Reader(self, together, position or min(partition.read for partition in together))
+            self.catching[reader] = None
+            self._spawn(reader)
 
     def attach(self, reader: Reader) -> bool:
         """Move a catch-up reader's members to the live one, once it is not behind (rule 10)."""
@@ -180,6 +189,8 @@ class Reader:
         """Read up to there; ``None``: not begun, at the head."""
         self.established = False
         """The store has acknowledged that its history reaches back to `position`."""
+        self.reads_here = all(partition.reads_here for partition in members)
+        """`position` is one that this process was told."""
         self.only = len(members) == 1
         self.task: asyncio.Task[None] | None = None
         for partition, crew in members.items():
@@ -212,7 +223,8 @@ class Reader:
                     self.position = await feed.adapter.head(feed.spec)
                     for reader in list(feed.catching):
                         feed.attach(reader)
-                async with aclosing(feed.adapter.watch(feed.spec, self.position)) as batches:
+                follow = feed.adapter.watch if self.reads_here else feed.adapter.resume
+                async with aclosing(follow(feed.spec, self.position)) as batches:
                     async for batch in batches:
                         failures = 0
                         self.deliver(batch)
@@ -260,7 +272,7 @@ class Reader:
                         partition.push(change, key, hash16, before)
                 before = change.position
         self.position = batch.position
-        self.established = True
+        self.established = self.reads_here = True
         for partition in self.members:
             partition.progress(batch.position)
         for crew in self.routes:

@@ -87,6 +87,8 @@ class Partition:
 
         self.read = record.cursor
         """How far the replay has read, and everything up to there is in here."""
+        self.reads_here = False
+        """It was this process that read up to there."""
         self.order: deque[Entry] = deque()
         """What was read after the last position with everything before it settled or stored."""
         self.ahead = 0
@@ -247,6 +249,7 @@ class Partition:
 
     def progress(self, position: str) -> None:
         """The feed has read up to there."""
+        self.reads_here = True
         if position > self.read:
             self.read = position
 

@@ -154,3 +154,29 @@ async def test_deletes_events_and_going_on(till: Till) -> None:
 
     await eventually(told, "the delete, in a process that did not see it")
     assert till.since()[0] <= 12, "the documents of then, names only, and what differs"
+
+
+async def test_coming_back(till: Till) -> None:
+    """To the process that was left it costs nothing; elsewhere those who stand at one place share a comparison."""
+    docs, elsewhere = await till.stream(), await till.stream()
+    for number in range(20):
+        await docs.set("g", f"{number}", {"n": number})
+    reader = Reader(docs.watch("g"))
+    await reader.count(1)
+    result = await docs.set("g", "0", {"n": -1})
+    position = (await reader.count(2))[-1].position
+    await reader.stop()
+    other = Reader(elsewhere.watch("g"))
+    await other.count(1)
+    await docs.set("g", "1", {"n": -2})
+    await other.count(2)
+    till.since()
+    for stream, most in ((docs, 2), (elsewhere, 20 + 5)):  # a listener may be asked meanwhile where it stands
+        readers = [Reader(stream.watch("g", after=position)) for _ in range(50)]
+        for reader in readers:
+            (change,) = await reader.count(1)
+            assert (change.type, change.id, change.data) == ("update", "1", {"n": -2})
+            assert change.position > position > result.position
+            await reader.stop()
+        assert till.since()[0] <= most
+    await other.stop()

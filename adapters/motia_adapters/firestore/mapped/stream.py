@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 from motia_adapters.firestore.connection import Connection
-from motia_adapters.firestore.failures import is_out_of_reach
 from motia_adapters.firestore.listener import Listener
 from motia_adapters.firestore.log import Log
-from motia_adapters.firestore.mapped.changes import delete_of, events_of, placed, portions, state_of, typed
-from motia_adapters.firestore.mapped.departures import REACH, Life, ends_of, values_at
+from motia_adapters.firestore.mapped.changes import portions
+from motia_adapters.firestore.mapped.comparison import Comparison
+from motia_adapters.firestore.mapped.departures import REACH
 from motia_adapters.firestore.mapped.documents import Documents
 from motia_adapters.firestore.mapped.events import Events
 from motia_adapters.firestore.mapped.layout import MappedLayout
@@ -19,10 +19,10 @@ from motia_adapters.firestore.mapped.states import LAG, States
 from motia_adapters.firestore.mapped.template import Template
 from motia_adapters.firestore.names import Paths
 from motia_adapters.firestore.rounds import Round
-from motia_adapters.firestore.wire import micros, timestamp
+from motia_adapters.firestore.wire import micros
 from motia_adapters.firestore.writer import Writer
 from motia_core.adapter import Retention
-from motia_core.errors import BackendError
+from motia_core.errors import BackendUnavailable
 from motia_core.model import Batch, Change, Item, Snapshot, StreamSpec, Write, WriteResult
 
 LONGEST_QUIET = 300.0
@@ -54,6 +54,9 @@ class MappedStream:
         self._states = States(connection, self._listener, self._layout, self._events, stream.name)
         self._documents = Documents(connection, self._layout, self._states.showed)
         self._places = Places(connection, self._layout, self._states, retention, stream.name)
+        self._comparison = Comparison(
+            connection, self._layout, self._documents, self._events, self._states, self._places, stream.name
+        )
         self._writer = Writer(connection, paths, self._layout, log, stream.name)
         self._writer.on_commit = self._wrote
         self._states.committing = self._writer.committing
@@ -129,17 +132,21 @@ class MappedStream:
         await self._states.start()
         return self._places.floor
 
-    async def watch(self, after: str) -> AsyncGenerator[Batch, None]:
-        """Yield what items have become after a position, whenever the listener tells of it."""
+    async def watch(self, after: str, *, elsewhere: bool = False) -> AsyncGenerator[Batch, None]:
+        """Yield what items have become after a position, whenever the listener tells of it.
+
+        ``elsewhere``: whoever stands there may have documents of which this process never told. A read is billed
+        for each document that there was.
+        """
         await self._states.start()
         time = await self._places.check(after)
         kept = self._states.kept
         with kept.ringing() as bell:
             position = after
-            if after < kept.since:
-                changes, position = await self._compare(after, time)
-                for part in _parts(changes, position):
-                    yield part
+            if elsewhere or after < kept.since:
+                await self._reach(time, bell)
+                changes, position = await self._comparison.since(after, time)
+                yield Batch(tuple(changes), position)
             else:
                 yield Batch((), position)
             while not self._closed:
@@ -169,48 +176,20 @@ class MappedStream:
 
     # -- inside ------------------------------------------------------------------------
 
+    async def _reach(self, time: int, bell: asyncio.Event) -> None:
+        """Wait until this process has heard of all up to a time (µs)."""
+        self._states.want(time)
+        while self._states.time < time and not self._closed:
+            bell.clear()
+            if not await _rings(bell, self._connection.timeout):
+                raise self._states.error or BackendUnavailable(
+                    f"firestore: nothing was heard from {self._connection.address} for {self._connection.timeout:g} s"
+                )
+
     def _wrote(self, round: Round) -> None:
         self._has_sent = self._has_sent or bool(round.entries)
         self._states.notes.wrote(round)
         self._states.want(round.commit_time)
-
-    async def _compare(self, after: str, time: int) -> tuple[list[Change], str]:
-        """What is different between a time before we listened, and as far as we have listened."""
-        states, layout = self._states, self._layout
-        # Who stands amid the changes of one time has some of what was so before, and some of what was so then.
-        amid = after < layout.position(time)
-        old: dict[str, int] = {}
-        try:
-            for at in (time, time - 1) if amid else (time,):
-                old |= {document.name: at async for document in self._documents.all(timestamp(at), names_only=True)}
-        except BackendError as error:
-            if is_out_of_reach(error):
-                raise self._places.expired(after, "is too long ago for this database") from error
-            raise
-        time -= amid
-        until, known, past = states.time, dict(states.known), dict(states.past)
-        kept = {
-            layout.name((change.group_id, change.id)): (layout.time_of(change.position), change.json or b"{}")
-            for change in states.kept.after(after)
-            if change.type == "delete" and change.id is not None
-        }
-        new = await values_at(self._connection, [n for n, one in known.items() if one.updated > time], until)
-        told = [state_of(document, layout) for document in new.values()]
-        again = [Life(n, old[n], known[n].created - 1) for n in new if n in old and known[n].created > old[n]]
-        entries = await self._events.since(time, timestamp(until))
-        told += events_of(entries)
-        noted = {name: (note.time, note.json) for name, note in past.items() if note.deleted and note.time > time}
-        ends = noted | kept
-        gone = {*old, *ends} - known.keys()
-        unknown = [name for name in gone if name not in ends]
-        told += [delete_of(name, layout, *ends[name]) for name in gone if name in ends]
-        others = {change.time for change in told}
-        lives = [*again, *(Life(name, old[name], until) for name in unknown)]
-        told += await ends_of(self._connection, layout, lives, others)
-        changes = [
-            change for change, _ in placed(typed(told, old), layout, self.stream.name) if change.position > after
-        ]
-        return changes, layout.position(until)
 
     def _check(self, group: str, id: str | None) -> None:
         self._layout.template.check(group, "group")
