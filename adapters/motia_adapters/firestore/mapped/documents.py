@@ -79,8 +79,10 @@ class Documents:
             size = min(PAGE_GROUPS, size * 2) if len(new) > size // 4 else max(2, size // 4)
         return groups if limit is None else groups[:limit]
 
-    async def all(self, at: Any, *, names_only: bool = False) -> AsyncIterator[Any]:
-        """All documents that are items, as of a time. A read is billed for each."""
+    async def all(
+        self, at: Any, *, names_only: bool = False, outside: set[str] | None = None
+    ) -> AsyncIterator[Any]:
+        """All documents that are items, as of a time; others at the path go to ``outside``. A read is billed for each."""
         documents, template = self._layout.documents, self._layout.template
         cursor: str | None = None
         while True:
@@ -89,6 +91,8 @@ class Documents:
             for document in found:
                 if self._layout.key(document.name) is not None:
                     yield document
+                elif outside is not None and self._layout.is_at_path(document.name):
+                    outside.add(document.name)
             if len(found) < PAGE:
                 return
             cursor = found[-1].name + "\x01"

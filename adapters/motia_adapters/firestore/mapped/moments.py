@@ -9,7 +9,7 @@ complete moment, or from the start.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from motia_adapters.firestore.listener import Target
@@ -31,11 +31,14 @@ class Moments(Target):
     """All documents of one template.
 
     ``is_bell``: only `on_news` is told, as Google's emulator never says at what time
-    what it tells was so.
+    what it tells was so. It tells all that a query finds anew at each commit, before it
+    answers the writer, and runs out of memory over what is not read as fast (the writer is
+    then told UNKNOWN): one document is enough for a bell.
     """
 
     def __init__(self, layout: MappedLayout, on_news: Callable[[], None], *, is_bell: bool) -> None:
-        super().__init__(layout.documents, query_below(layout.documents, layout.template))
+        query = query_below(layout.documents, layout.template, limit=1 if is_bell else None)
+        super().__init__(layout.documents, query)
         self._layout = layout
         self._on_news = on_news
         self._is_bell = is_bell
@@ -59,24 +62,30 @@ class Moments(Target):
         """It could not be handled: the next `take` brings it again."""
         self._sure = {**moment.documents, **self._sure}
 
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Documents at the path that are no items."""
+        for name in names:
+            if name not in self.outside:
+                _log.warning("firestore: %s is left out: its group or id is none that an item may have", name)
+                self.outside.add(name)
+
     # -- what the listener says --------------------------------------------------------
 
     def heard(self, document: Any) -> None:
         """A document was created or changed, or is told anew."""
-        ours = self._layout.key(document.name) is not None
-        if not ours and self._layout.is_at_path(document.name) and document.name not in self.outside:
-            _log.warning("firestore: %s is left out: its group or id is none that an item may have", document.name)
-            self.outside.add(document.name)
         if self._is_bell:
             return
+        ours = self._layout.key(document.name) is not None
+        if not ours and self._layout.is_at_path(document.name):
+            self.leave_out([document.name])
         heard = self._unsure if self._anew is None else self._anew
         heard[document.name] = document if ours else None
 
     def gone(self, name: str) -> None:
         """A document was removed."""
-        self.outside.discard(name)
         if self._is_bell:
             return
+        self.outside.discard(name)
         if self._anew is None:
             self._unsure[name] = None
         else:

@@ -174,7 +174,10 @@ class States:
         (history,), _ = await self._connection.get([self._layout.history])
         if history is not None and micros(history.update_time) > micros(at):
             raise BackendUnavailable("firestore: the emulator got its data only now")  # they are not to be told as gone
-        documents = {document.name: document async for document in self._documents.all(at)}
+        outside: set[str] = set()
+        documents = {document.name: document async for document in self._documents.all(at, outside=outside)}
+        self._moments.outside &= outside
+        self._moments.leave_out(outside)
         different = {n: d for n, d in documents.items() if self.known.get(n) != known_of(d)}
         return Moment(at, {**dict.fromkeys(self.known.keys() - documents.keys()), **different})
 
