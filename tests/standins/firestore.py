@@ -41,6 +41,10 @@ LATE = 0.02
 """Seconds by which a listener hears of a commit, at most."""
 
 
+TOO_OLD = "The requested snapshot version is too old."
+"""How Google's service refuses to read what was longer ago than it remembers."""
+
+
 class Turns:
     """Commits go at once with each other, a read of now alone."""
 
@@ -112,6 +116,7 @@ class Listening:
         """What is said, until the client goes."""
         seen = -1
         while self._context.is_active():
+            self._standin.check("Listen", self._context)
             try:
                 while True:
                     yield from self._ask(self._asked.get_nowait())
@@ -180,6 +185,12 @@ class Firestore:
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
         self.billed: Counter[str] = Counter()
         """Documents read, by calls and by listeners, written and deleted."""
+        self.refuse: Any = None
+        """A status code with which the calls that ``only`` names are answered, with the words ``said``."""
+        self.said = ""
+        self.only: Callable[[str], bool] = lambda method: True
+        self.memory = 3_600.0
+        """Seconds that documents of the past can be read."""
 
     def start(self) -> None:
         """Serve."""
@@ -189,6 +200,11 @@ class Firestore:
         """Serve no more."""
         self._server.stop(0).wait()
         self._channel.close()
+
+    def check(self, method: str, context: Any) -> None:
+        """End a call that is to be refused."""
+        if self.refuse is not None and self.only(method):
+            context.abort(self.refuse, self.said)
 
     def find(self, parent: str, query: Any, at: int | None = None) -> tuple[dict[str, Any], Any]:
         """Documents by name, and the time at which they were so; ``at`` in ns."""
@@ -206,6 +222,7 @@ class Firestore:
         return found, read_time
 
     def _commit(self, request: bytes, context: Any) -> bytes:
+        self.check("Commit", context)
         with self.turns.commit():
             reply = self._forward("Commit", request, context)
         for write in CommitRequest.FromString(request).writes:
@@ -230,9 +247,13 @@ class Firestore:
             return BatchGetResponse.FromString(answer).WhichOneof("result") is not None
 
         def serve(request: bytes, context: Any) -> Iterator[bytes]:
+            self.check(method, context)
+            asked = kind.FromString(request)
             call: Any = self._channel.unary_stream(f"/{SERVICE}/{method}")
             try:
-                if kind.FromString(request).WhichOneof("consistency_selector"):
+                if asked.WhichOneof("consistency_selector"):
+                    if time.time() - asked.read_time.seconds - asked.read_time.nanos / 1e9 > self.memory:
+                        context.abort(grpc.StatusCode.FAILED_PRECONDITION, TOO_OLD)
                     answers = list(call(request, metadata=OWNER))
                 else:
                     with self.turns.read():

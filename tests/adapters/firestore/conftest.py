@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ import grpc
 import pytest
 import pytest_asyncio
 from motia_adapters.firestore.adapter import FirestoreAdapter
-from motia_adapters.firestore.options import FirestoreOptions
+from motia_adapters.firestore.options import FirestoreOptions, MappedOptions
 from motia_adapters.firestore.wire import BatchGetRequest
 
 from motia_core.adapter import Retention, StorageSettings
@@ -24,6 +25,8 @@ from motia_core.streams import Stream
 from motia_core.testing.harness import DEADLINE, eventually
 from motia_core.testing.servers import Firestore, start_or_skip
 from tests.adapters.firestore.gateway import SERVICE, Gateway, gateway
+from tests.conformance.backends.firestore_mapped import build
+from tests.standins.firestore import Firestore as Standin
 
 DOCS = StreamSpec("docs")
 
@@ -111,3 +114,50 @@ async def lab(emulator: Firestore) -> AsyncGenerator[Lab, None]:
     async with AsyncExitStack() as stack:
         made = await stack.enter_async_context(gateway(emulator.url.removeprefix("http://")))
         yield Lab(stack, made, emulator)
+
+
+@pytest.fixture(scope="module")
+def standin(emulator: Firestore) -> Generator[Standin, None, None]:
+    made = Standin(emulator.url.removeprefix("http://"))
+    made.start()
+    yield made
+    made.stop()
+
+
+class Till:
+    """Mapped streams behind the stand-in, and what they cost; their looks are an hour apart."""
+
+    def __init__(self, standin: Standin, stack: AsyncExitStack) -> None:
+        self.standin = standin
+        self._stack = stack
+        self._before: Counter[str] = Counter()
+        self._namespace = f"t{secrets.token_hex(6)}"
+
+    async def stream(self, *, poll: float = 3_600.0, timeout: float = 10.0) -> Stream[dict[str, Any]]:
+        """One in a process of its own."""
+        options = FirestoreOptions(
+            project="demo-motia",
+            emulator=f"127.0.0.1:{self.standin.port}",
+            poll=poll,
+            mapped=MappedOptions(path=f"{self._namespace}/{{group}}/documents/{{id}}"),
+        )
+        adapter = build(StorageSettings("default", namespace=self._namespace, timeout=timeout), options)
+        self._stack.push_async_callback(adapter.close)
+        await adapter.open()
+        await adapter.prepare(DOCS)
+        hub = Hub(adapter, DOCS)
+        self._stack.push_async_callback(hub.close)
+        return Stream(DOCS, adapter, hub, schema=compile_schema("stream 'docs'", None), max_value_bytes=1_000_000)
+
+    def since(self) -> tuple[int, int, int]:
+        """Reads, writes and deletes since the last look."""
+        now = Counter(self.standin.billed)
+        new = now - self._before
+        self._before = now
+        return new["reads"], new["writes"], new["deletes"]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def till(standin: Standin) -> AsyncGenerator[Till, None]:
+    async with AsyncExitStack() as stack:
+        yield Till(standin, stack)

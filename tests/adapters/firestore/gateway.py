@@ -28,7 +28,9 @@ class Gateway:
     upstream: Any
     port: int = 0
     refuse: Any = None
-    """A status code with which every call is answered, with the words ``said``."""
+    """A status code with which every call is answered, with the words ``said``, or those that are named by ``only``."""
+    only: Callable[[str], bool] = lambda method: True
+    """Which calls are refused, by the names of their methods."""
     refuses: Callable[[Any], str] = lambda commit: ""
     """Which commits are invalid, and in which words; empty: it is not."""
     said: str = ""
@@ -120,7 +122,7 @@ class Gateway:
 
     async def _check(self, method: str, context: Any) -> None:
         self.billed[method] += 1
-        if self.refuse is not None:
+        if self.refuse is not None and self.only(method):
             await context.abort(self.refuse, self.said)
 
 

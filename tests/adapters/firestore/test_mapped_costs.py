@@ -2,72 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
-from collections import Counter
-from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from motia_adapters.firestore.options import FirestoreOptions, MappedOptions
 
-from motia_core.adapter import StorageSettings
-from motia_core.hub import Hub
-from motia_core.schema import compile_schema
-from motia_core.streams import Stream
 from motia_core.testing.harness import Reader, eventually, read_log
-from motia_core.testing.servers import Firestore
-from tests.adapters.firestore.conftest import DOCS
-from tests.conformance.backends.firestore_mapped import build
-from tests.standins.firestore import Firestore as Standin
-
-
-@pytest.fixture(scope="module")
-def standin(emulator: Firestore) -> Generator[Standin, None, None]:
-    made = Standin(emulator.url.removeprefix("http://"))
-    made.start()
-    yield made
-    made.stop()
-
-
-class Till:
-    """Streams whose looks are an hour apart, and what they cost."""
-
-    def __init__(self, standin: Standin, stack: AsyncExitStack) -> None:
-        self._standin = standin
-        self._stack = stack
-        self._before: Counter[str] = Counter()
-        self._namespace = f"t{secrets.token_hex(6)}"
-
-    async def stream(self) -> Stream[dict[str, Any]]:
-        """One in a process of its own."""
-        options = FirestoreOptions(
-            project="demo-motia",
-            emulator=f"127.0.0.1:{self._standin.port}",
-            poll=3_600.0,
-            mapped=MappedOptions(path=f"{self._namespace}/{{group}}/documents/{{id}}"),
-        )
-        adapter = build(StorageSettings("default", namespace=self._namespace, timeout=10.0), options)
-        self._stack.push_async_callback(adapter.close)
-        await adapter.open()
-        await adapter.prepare(DOCS)
-        hub = Hub(adapter, DOCS)
-        self._stack.push_async_callback(hub.close)
-        return Stream(DOCS, adapter, hub, schema=compile_schema("stream 'docs'", None), max_value_bytes=1_000_000)
-
-    def since(self) -> tuple[int, int, int]:
-        """Reads, writes and deletes since the last look."""
-        now = Counter(self._standin.billed)
-        new = now - self._before
-        self._before = now
-        return new["reads"], new["writes"], new["deletes"]
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def till(standin: Standin) -> AsyncGenerator[Till, None]:
-    async with AsyncExitStack() as stack:
-        yield Till(standin, stack)
+from tests.adapters.firestore.conftest import DOCS, Till
 
 
 async def test_writes_and_reads(till: Till) -> None:
