@@ -175,24 +175,22 @@ class Listener:
         """Make the call, and hear what it says until it ends."""
         self._requests = asyncio.Queue()
         call = self._call = await self._connection.listen()
+        sender = asyncio.create_task(self._send(call), name="motia-firestore-listener-requests")
         try:
             for target in list(self._targets.values()):
                 self._requests.put_nowait(self._request(add=target))
-            sender = asyncio.create_task(self._send(call), name="motia-firestore-listener-requests")
-            try:
-                async for message in call:
-                    if message is None:  # how the driver says that it could not read one
-                        raise BackendError("firestore: a listener was sent a message that cannot be read")
-                    self._hear(message)
-            finally:
-                call.cancel()
-                self._requests.put_nowait(None)
-                await asyncio.wait([sender], timeout=LONGEST_PAUSE)
-                sender.cancel()
-                await asyncio.gather(sender, return_exceptions=True)
+            async for message in call:
+                if message is None:  # how the driver says that it could not read one
+                    raise BackendError("firestore: a listener was sent a message that cannot be read")
+                self._hear(message)
         finally:
             self._call = None
-            await _ended(call)
+            call.cancel()
+            self._requests.put_nowait(None)
+            # Its end is waited for: the driver stumbles over what is told to an event loop that is closed.
+            await asyncio.wait([sender, asyncio.ensure_future(call.code())], timeout=LONGEST_PAUSE)
+            sender.cancel()
+            await asyncio.gather(sender, return_exceptions=True)
 
     async def _send(self, call: Any) -> None:
         while (request := await self._requests.get()) is not None:
@@ -272,9 +270,3 @@ class Listener:
         target.doubtful(whole=True)
         if target.setbacks:
             target.doubtful(whole=False)  # nothing is told for a while
-
-
-async def _ended(call: Any) -> None:
-    """End a call, and hear of its end: the driver stumbles over what is told to an event loop that is closed."""
-    call.cancel()
-    await asyncio.wait([asyncio.ensure_future(call.code())], timeout=LONGEST_PAUSE)

@@ -11,13 +11,10 @@ from motia_adapters.firestore.history import Entry
 from motia_adapters.firestore.items import ManagedLayout
 from motia_adapters.firestore.log import Log
 from motia_adapters.firestore.names import ITEMS, Paths, group_of
-from motia_adapters.firestore.wire import GREATER, GREATER_OR_EQUAL, micros, query_of
+from motia_adapters.firestore.paging import groups_from, items_behind
+from motia_adapters.firestore.wire import GREATER_OR_EQUAL, micros, query_of
 from motia_core.model import Item, Snapshot
 
-PAGE_ITEMS = 500
-"""Items in one page, at most."""
-PAGE_GROUPS = 300
-"""Names of items that are read at once to find groups, at most."""
 EMULATOR_TRIES = 50
 """Snapshots that are read, at most, until one is whole."""
 EMULATOR_LAG = 0.01
@@ -41,38 +38,23 @@ class Reads:
 
     async def list_items(self, group: str, after: str | None, limit: int | None, at: Any = None) -> Sequence[Item]:
         """A group's items in the order of their ids, all as of one time. A read is billed for each."""
-        items: list[Item] = []
         cursor = None if after is None else self._paths.item(group, after)
-        while limit is None or len(items) < limit:
-            size = PAGE_ITEMS if limit is None else min(PAGE_ITEMS, limit - len(items))
-            where = [] if cursor is None else [("__name__", GREATER, cursor)]
-            query = query_of(ITEMS, "__name__", where=where, limit=size)
-            found, read_time = await self._connection.query(self._paths.group(group), query, at)
-            at, now = at or read_time, micros(read_time)
-            items += [item for document in found if (item := self._layout.item(document, now))]
-            if len(found) < size:
-                break
-            cursor = found[-1].name
-        return items
+        parent = self._paths.group(group)
+        return await items_behind(self._connection, parent, ITEMS, cursor, limit, at, self._layout.item)
 
     async def list_groups(self, after: str | None, limit: int | None) -> Sequence[str]:
-        """Groups that have items, in order. A read is billed for each group, and for some items of small groups."""
-        groups: list[str] = []
-        cursor = "" if after is None else self._paths.after_group(after)
-        at: Any = None
-        size = 20
-        while limit is None or len(groups) < limit:
-            where = [("__name__", GREATER_OR_EQUAL, cursor)] if cursor else []
-            query = query_of(ITEMS, "__name__", where=where, limit=size, below=True, names_only=True)
-            found, at = await self._connection.query(self._paths.stream, query, at)
-            new = dict.fromkeys(group_of(document.name) for document in found)
-            groups += new
-            if len(found) < size:
-                break
-            cursor = self._paths.after_group(groups[-1])
-            # Large groups are stepped over; small ones are read by the page.
-            size = min(PAGE_GROUPS, size * 2) if len(new) > size // 4 else max(2, size // 4)
-        return groups if limit is None else groups[:limit]
+        """See `groups_from`."""
+        start = "" if after is None else self._paths.after_group(after)
+
+        def behind(name: str, group: str | None) -> str:
+            return self._paths.after_group(group or "")
+
+        return await groups_from(start, limit, self._page, group_of, behind)
+
+    async def _page(self, start: str, size: int, at: Any) -> tuple[Sequence[Any], Any]:
+        where = [("__name__", GREATER_OR_EQUAL, start)] if start else []
+        query = query_of(ITEMS, "__name__", where=where, limit=size, below=True, names_only=True)
+        return await self._connection.query(self._paths.stream, query, at)
 
     async def snapshot(self, group: str, id: str | None, limit: int | None) -> Snapshot:
         """Items and the position up to which they are true: both are read as of one time."""

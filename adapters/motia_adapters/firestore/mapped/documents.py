@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.mapped.layout import MappedLayout
 from motia_adapters.firestore.mapped.template import Template
-from motia_adapters.firestore.wire import GREATER, GREATER_OR_EQUAL, LESS, query_of
+from motia_adapters.firestore.paging import PAGE_ITEMS, groups_from, items_behind
+from motia_adapters.firestore.wire import GREATER_OR_EQUAL, LESS, query_of
 from motia_core.model import Item
-
-PAGE = 500
-"""Documents that are listed at once, at most."""
-PAGE_GROUPS = 300
-"""Names that are read at once to find groups, at most."""
 
 
 def query_below(documents: str, template: Template, cursor: str | None = None, **options: Any) -> Any:
@@ -43,56 +39,44 @@ class Documents:
     async def list_items(self, group: str, after: str | None, limit: int | None, at: Any = None) -> list[Item]:
         """A group's items in the order of their ids, all as of one time. A read is billed for each."""
         template, documents = self._layout.template, self._layout.documents
-        parent = template.parent(group)
-        items: list[Item] = []
         cursor = None if after is None else self._layout.name((group, after))
-        while limit is None or len(items) < limit:
-            size = PAGE if limit is None else min(PAGE, limit - len(items))
-            where = [] if cursor is None else [("__name__", GREATER, cursor)]
-            query = query_of(template.collection, "__name__", where=where, limit=size)
-            found, read_time = await self._connection.query(f"{documents}/{parent}", query, at)
-            at = at or read_time
-            self._showed(found)
-            items += [item for document in found if (item := self._layout.item(document))]
-            if len(found) < size:
-                break
-            cursor = found[-1].name
-        return items
+
+        def shown(document: Any, now: int) -> Item | None:
+            self._showed([document])
+            return self._layout.item(document)
+
+        parent = f"{documents}/{template.parent(group)}"
+        return await items_behind(self._connection, parent, template.collection, cursor, limit, at, shown)
 
     async def list_groups(self, after: str | None, limit: int | None) -> list[str]:
-        """Groups that have items, in order. A read is billed for each group, and for some items of small groups."""
+        """See `groups_from`."""
         template, documents = self._layout.template, self._layout.documents
-        groups: list[str] = []
-        cursor, at, size = template.start(after), None, 20
-        while limit is None or len(groups) < limit:
-            query = query_below(documents, template, f"{documents}/{cursor}", limit=size, names_only=True)
-            found, at = await self._connection.query(documents, query, at)
-            keys = [key for document in found if (key := self._layout.key(document.name))]
-            new = dict.fromkeys(group for group, _ in keys)
-            # The last one may be met again: below its items there may be collections of the same name.
-            groups += [group for group in new if group not in groups[-1:]]
-            if len(found) < size:
-                break
-            last = found[-1].name
-            known = self._layout.key(last)
-            cursor = template.start(known[0]) if known else last[len(documents) + 1 :] + "\x01"
-            size = min(PAGE_GROUPS, size * 2) if len(new) > size // 4 else max(2, size // 4)
-        return groups if limit is None else groups[:limit]
 
-    async def all(
-        self, at: Any, *, names_only: bool = False, outside: set[str] | None = None
-    ) -> AsyncIterator[Any]:
-        """All documents that are items, as of a time; others at the path go to ``outside``. A read is billed for each."""
+        async def page(start: str, size: int, at: Any) -> tuple[Sequence[Any], Any]:
+            query = query_below(documents, template, start, limit=size, names_only=True)
+            return await self._connection.query(documents, query, at)
+
+        def behind(name: str, group: str | None) -> str:
+            return name + "\x01" if group is None else f"{documents}/{template.start(group)}"
+
+        return await groups_from(f"{documents}/{template.start(after)}", limit, page, self._group, behind)
+
+    def _group(self, name: str) -> str | None:
+        key = self._layout.key(name)
+        return None if key is None else key[0]
+
+    async def all(self, at: Any, *, names_only: bool = False, outside: set[str] | None = None) -> AsyncIterator[Any]:
+        """All documents that are items, as of a time; names of others go to ``outside``. A read is billed for each."""
         documents, template = self._layout.documents, self._layout.template
         cursor: str | None = None
         while True:
-            query = query_below(documents, template, cursor, limit=PAGE, names_only=names_only)
+            query = query_below(documents, template, cursor, limit=PAGE_ITEMS, names_only=names_only)
             found, _ = await self._connection.query(documents, query, at)
             for document in found:
                 if self._layout.key(document.name) is not None:
                     yield document
                 elif outside is not None and self._layout.is_at_path(document.name):
                     outside.add(document.name)
-            if len(found) < PAGE:
+            if len(found) < PAGE_ITEMS:
                 return
             cursor = found[-1].name + "\x01"
