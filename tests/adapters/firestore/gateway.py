@@ -40,6 +40,8 @@ class Gateway:
     """Documents read and written, and calls by name."""
     requests: list[Any] = field(default_factory=list)
     """What listeners asked for."""
+    hidden: set[str] = field(default_factory=set)
+    """Names of documents that no query finds yet."""
     swallow: Callable[[Any], bool] = lambda message: False
     """Which messages to listeners are kept back."""
     listeners: list[asyncio.Queue[bytes]] = field(default_factory=list)
@@ -75,11 +77,18 @@ class Gateway:
             found = 0
             call = self.upstream.unary_stream(f"/{SERVICE}/{method}")(request, metadata=self._metadata(context))
             async for answer in call:
-                found += _found(method, answer)
-                yield answer
+                shown = self._without_hidden(answer) if self.hidden and method == "RunQuery" else answer
+                found += _found(method, shown)
+                yield shown
             self.billed["reads"] += max(1, found)
 
         return serve
+
+    def _without_hidden(self, answer: bytes) -> bytes:
+        message = RunQueryResponse.FromString(answer)
+        if message.document.name in self.hidden:
+            message.ClearField("document")
+        return bytes(message.SerializeToString())
 
     async def _listen(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         await self._check("Listen", context)

@@ -86,21 +86,12 @@ class States:
             if not self._emulated:
                 self._listener.add(self._events.bell)
             self._listener.add(self._moments)
-        if self.time:
-            return
-        with self.kept.ringing() as bell:
-            try:
-                async with asyncio.timeout(self._connection.timeout):
-                    while not self.time:
-                        if self._task is None:
-                            raise closed(self._connection.address)
-                        bell.clear()
-                        await bell.wait()
-            except TimeoutError:
-                raise self.error or BackendUnavailable(
-                    f"firestore: listening at {self._connection.address} has not begun within"
-                    f" {self._connection.timeout:g} s (is the network up?)"
-                ) from None
+        await self._come_to(1)
+
+    async def reach(self, time: int) -> None:
+        """Wait until all changes up to ``time`` are told. Raises `BackendUnavailable`."""
+        self.want(time)
+        await self._come_to(time)
 
     async def close(self) -> None:
         """End."""
@@ -135,6 +126,21 @@ class States:
             self._listener.renew(self._moments)
 
     # -- inside ------------------------------------------------------------------------
+
+    async def _come_to(self, time: int) -> None:
+        with self.kept.ringing() as bell:
+            try:
+                async with asyncio.timeout(self._connection.timeout):
+                    while self.time < time:
+                        if self._task is None:
+                            raise closed(self._connection.address)
+                        bell.clear()
+                        await bell.wait()
+            except TimeoutError:
+                raise self.error or BackendUnavailable(
+                    f"firestore: listening at {self._connection.address} has not got far enough within"
+                    f" {self._connection.timeout:g} s (is the network up?)"
+                ) from None
 
     def _hear(self) -> None:
         if not self._emulated:
