@@ -327,6 +327,28 @@ async def test_a_document_that_came_and_went_again_ends_with_its_own_value(
     await eventually(told_so, "both ends, with their values")
 
 
+async def test_the_emulators_listener_tells_of_one_document_however_many_there_are(
+    lab: Lab, docs: Stream[dict[str, Any]]
+) -> None:
+    """It tells all that a query finds at each commit, and breaks down over thousands of them."""
+    told: list[str] = []
+
+    def note(message: Any) -> bool:
+        if message.HasField("document_change"):
+            told.append(message.document_change.document.name)
+        return False
+
+    async def often() -> bool:
+        return len(told) >= 20
+
+    lab.gateway.swallow = note
+    await docs.hub.adapter.head(DOCS)
+    for number in range(20):
+        await docs.set("g", f"{number:02}", {"n": number})
+    await eventually(often, "the listener to tell of each commit")
+    assert {name.rpartition("/")[2] for name in told} == {"00"}
+
+
 async def test_what_a_join_was_too_early_for_is_told(lab: Lab, docs: Stream[dict[str, Any]], client: Any) -> None:
     """The emulator may show a commit only after its time, when a snapshot without it has been read."""
     adapter = docs.hub.adapter
