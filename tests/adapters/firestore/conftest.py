@@ -10,21 +10,19 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 import pytest_asyncio
 from motia_adapters.firestore.adapter import FirestoreAdapter
 from motia_adapters.firestore.options import FirestoreOptions, MappedOptions
-from motia_adapters.firestore.wire import BatchGetRequest
 
 from motia_core.adapter import Retention, StorageSettings
 from motia_core.hub import Hub
 from motia_core.model import StreamSpec
 from motia_core.schema import compile_schema
 from motia_core.streams import Stream
-from motia_core.testing.harness import DEADLINE, eventually
+from motia_core.testing.harness import eventually
 from motia_core.testing.servers import Firestore, start_or_skip
-from tests.adapters.firestore.gateway import SERVICE, Gateway, gateway
+from tests.adapters.firestore.gateway import Gateway, gateway
 from tests.conformance.backends.firestore_mapped import build
 from tests.standins.firestore import Firestore as Standin
 
@@ -43,19 +41,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def emulator() -> Generator[Firestore, None, None]:
     server = Firestore()
     asyncio.run(start_or_skip(server))
-    _warm(server.url.removeprefix("http://"))
     yield server
     asyncio.run(server.kill())
     asyncio.run(server.stop())
-
-
-def _warm(address: str) -> None:
-    """A first answer, which takes a new emulator long: tests give it less time than that."""
-    database = "projects/demo-motia/databases/(default)"
-    request = BatchGetRequest(database=database, documents=[f"{database}/documents/warm/up"])
-    with grpc.insecure_channel(address) as channel:
-        call: Any = channel.unary_stream(f"/{SERVICE}/BatchGetDocuments")
-        assert list(call(request.SerializeToString(), timeout=DEADLINE, metadata=[("authorization", "Bearer owner")]))
 
 
 class Lab:
