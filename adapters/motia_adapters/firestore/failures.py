@@ -52,6 +52,11 @@ def sent_nothing(error: grpc.aio.AioRpcError) -> bool:
     return error.code() is _Code.UNAVAILABLE and ("failed to connect" in said or _NO_TOKEN in said)
 
 
+def says_nothing(error: BaseException) -> bool:
+    """Whether gRPC itself says that a call ended while we wrote to it, in place of the server's reason."""
+    return isinstance(error, grpc.aio.AioRpcError) and error.details() == "Internal error from Core"
+
+
 def is_lost_race(error: grpc.aio.AioRpcError) -> bool:
     """Whether a commit failed because another one came first."""
     said = (error.details() or "").lower()

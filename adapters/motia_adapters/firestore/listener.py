@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 
 from motia_adapters.firestore.connection import Connection
-from motia_adapters.firestore.failures import not_let, read_failed
+from motia_adapters.firestore.failures import not_let, read_failed, says_nothing
 from motia_adapters.firestore.wire import ListenRequest
 from motia_core.errors import BackendError
 
@@ -152,7 +152,8 @@ class Listener:
             except BackendError as error:
                 self.error = error
             except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, OSError) as error:
-                self.error = read_failed(error, self._connection.address, "listen")
+                if self.error is None or not says_nothing(error):
+                    self.error = read_failed(error, self._connection.address, "listen")
             except Exception as error:
                 _log.exception("a listener failed: it is made again")
                 self.error = read_failed(error, self._connection.address, "listen")

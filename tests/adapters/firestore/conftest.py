@@ -149,3 +149,4 @@ class Till:
 async def till(standin: Standin) -> AsyncGenerator[Till, None]:
     async with AsyncExitStack() as stack:
         yield Till(standin, stack)
+        standin.refuse, standin.memory = None, 3_600.0

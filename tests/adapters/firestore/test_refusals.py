@@ -193,11 +193,9 @@ async def test_a_position_of_which_firestore_says_that_it_is_too_old(till: Till)
     adapter = other.hub.adapter
     await adapter.head(DOCS)  # from here on it listens
     till.standin.memory = 0.0
-    try:
-        with pytest.raises(PositionExpired, match="too long ago for this database") as caught:
-            await read_log(adapter, DOCS, position)
-    finally:
-        till.standin.memory = 3_600.0
+    with pytest.raises(PositionExpired, match="too long ago for this database") as caught:
+        await read_log(adapter, DOCS, position)
+    till.standin.memory = 3_600.0
     assert caught.value.floor is not None
     assert told(await read_log(adapter, DOCS, caught.value.floor)) == [Told("create", "g", "x", {"n": 1})]
 
@@ -212,11 +210,9 @@ async def test_a_quota_that_is_used_up_while_documents_of_then_and_now_are_compa
     adapter = other.hub.adapter
     await adapter.head(DOCS)
     _refuse_from(till.standin, 2, method)
-    try:
-        with pytest.raises(BackendUnavailable, match=OUT_OF_QUOTA):
-            await _watch(adapter, position, [])
-    finally:
-        till.standin.refuse = None
+    with pytest.raises(BackendUnavailable, match=OUT_OF_QUOTA):
+        await _watch(adapter, position, [])
+    till.standin.refuse = None
     assert told(await read_log(adapter, DOCS, position)) == [
         Told("create", "g", f"{number}", {"n": number}) for number in range(5)
     ]
