@@ -22,7 +22,6 @@ from motia_adapters.firestore.rounds import Round
 from motia_adapters.firestore.wire import micros
 from motia_adapters.firestore.writer import Writer
 from motia_core.adapter import Retention
-from motia_core.errors import BackendUnavailable
 from motia_core.model import Batch, Change, Item, Snapshot, StreamSpec, Write, WriteResult
 
 LONGEST_QUIET = 300.0
@@ -144,7 +143,7 @@ class MappedStream:
         with kept.ringing() as bell:
             position = after
             if elsewhere or after < kept.since:
-                await self._reach(time, bell)
+                await self._states.reach(time)
                 changes, position = await self._comparison.since(after, time)
                 yield Batch(tuple(changes), position)
             else:
@@ -175,16 +174,6 @@ class MappedStream:
             await self._events.trim(self._connection.now())
 
     # -- inside ------------------------------------------------------------------------
-
-    async def _reach(self, time: int, bell: asyncio.Event) -> None:
-        """Wait until this process has heard of all up to a time (µs)."""
-        self._states.want(time)
-        while self._states.time < time and not self._closed:
-            bell.clear()
-            if not await _rings(bell, self._connection.timeout):
-                raise self._states.error or BackendUnavailable(
-                    f"firestore: nothing was heard from {self._connection.address} for {self._connection.timeout:g} s"
-                )
 
     def _wrote(self, round: Round) -> None:
         self._has_sent = self._has_sent or bool(round.entries)
