@@ -40,8 +40,6 @@ class Gateway:
     """Documents read and written, and calls by name."""
     requests: list[Any] = field(default_factory=list)
     """What listeners asked for."""
-    hidden: set[str] = field(default_factory=set)
-    """Names of documents that no query finds yet."""
     swallow: Callable[[Any], bool] = lambda message: False
     """Which messages to listeners are kept back."""
     listeners: list[asyncio.Queue[bytes]] = field(default_factory=list)
@@ -77,18 +75,11 @@ class Gateway:
             found = 0
             call = self.upstream.unary_stream(f"/{SERVICE}/{method}")(request, metadata=self._metadata(context))
             async for answer in call:
-                shown = self._without_hidden(answer) if self.hidden and method == "RunQuery" else answer
-                found += _found(method, shown)
-                yield shown
+                found += _found(method, answer)
+                yield answer
             self.billed["reads"] += max(1, found)
 
         return serve
-
-    def _without_hidden(self, answer: bytes) -> bytes:
-        message = RunQueryResponse.FromString(answer)
-        if message.document.name in self.hidden:
-            message.ClearField("document")
-        return bytes(message.SerializeToString())
 
     async def _listen(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         await self._check("Listen", context)

@@ -349,22 +349,6 @@ async def test_the_emulators_listener_tells_of_one_document_however_many_there_a
     assert {name.rpartition("/")[2] for name in told} == {"00"}
 
 
-async def test_what_a_join_was_too_early_for_is_told(lab: Lab, docs: Stream[dict[str, Any]], client: Any) -> None:
-    """The emulator may show a commit only after its time, when a snapshot without it has been read."""
-    adapter = docs.hub.adapter
-    await adapter.head(DOCS)
-    late = document(client, lab, "late")
-    lab.gateway.hidden.add(f"projects/demo-motia/databases/(default)/documents/{late.path}")
-    committed = await late.set({"n": 1})
-    snapshot = await adapter.snapshot(DOCS, "g", None, limit=None)
-    assert not snapshot.items
-    assert int(snapshot.position[:16], 16) > micros(committed.update_time.timestamp_pb())
-    lab.gateway.hidden.clear()
-    reader = Reader(adapter.watch(DOCS, snapshot.position))
-    await reader.until(lambda batches: any(change.id == "late" for batch in batches for change in batch.changes))
-    await reader.stop()
-
-
 async def test_a_group_is_listed_once_whatever_is_below_its_items(
     lab: Lab, docs: Stream[dict[str, Any]], client: Any
 ) -> None:

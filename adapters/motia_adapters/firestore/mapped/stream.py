@@ -15,7 +15,7 @@ from motia_adapters.firestore.mapped.documents import Documents
 from motia_adapters.firestore.mapped.events import Events
 from motia_adapters.firestore.mapped.layout import MappedLayout
 from motia_adapters.firestore.mapped.places import Places
-from motia_adapters.firestore.mapped.states import States
+from motia_adapters.firestore.mapped.states import LAG, States
 from motia_adapters.firestore.mapped.template import Template
 from motia_adapters.firestore.names import Paths
 from motia_adapters.firestore.rounds import Round
@@ -106,8 +106,8 @@ class MappedStream:
         while True:
             late = self._states.notes.late
             at = await self._places.now()
-            if self._connection.is_emulated:  # what it shows too late for this read is then told behind it
-                await self._states.reach(micros(at))
+            if self._connection.is_emulated:
+                await asyncio.sleep(LAG)
             if id is None:
                 items = await self._documents.list_items(group, None, limit, at)
             else:
