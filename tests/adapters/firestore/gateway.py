@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +40,8 @@ class Gateway:
     """Documents read and written, and calls by name."""
     requests: list[Any] = field(default_factory=list)
     """What listeners asked for."""
+    hold: Callable[[str, bytes], Awaitable[None]] | None = None
+    """Awaited before a read is passed on, with the method's name and the request."""
     swallow: Callable[[Any], bool] = lambda message: False
     """Which messages to listeners are kept back."""
     listeners: list[asyncio.Queue[bytes]] = field(default_factory=list)
@@ -72,6 +74,8 @@ class Gateway:
     def _stream(self, method: str) -> Any:
         async def serve(request: bytes, context: Any) -> AsyncIterator[bytes]:
             await self._check(method, context)
+            if self.hold is not None:
+                await self.hold(method, request)
             found = 0
             call = self.upstream.unary_stream(f"/{SERVICE}/{method}")(request, metadata=self._metadata(context))
             async for answer in call:

@@ -15,7 +15,8 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore
 from google.cloud.firestore_v1.vector import Vector
 from motia_adapters.firestore.mapped import departures, events, places, stream
-from motia_adapters.firestore.wire import micros
+from motia_adapters.firestore.mapped.states import LAG
+from motia_adapters.firestore.wire import RunQueryRequest, micros
 
 from motia_core.adapter import Adapter
 from motia_core.errors import Conflict, InvalidName, InvalidValue, PositionExpired, UnsupportedCapability
@@ -347,6 +348,49 @@ async def test_the_emulators_listener_tells_of_one_document_however_many_there_a
         await docs.set("g", f"{number:02}", {"n": number})
     await eventually(often, "the listener to tell of each commit")
     assert {name.rpartition("/")[2] for name in told} == {"00"}
+
+
+async def test_a_join_that_is_read_late_shows_nothing_that_has_gone_unsaid(
+    lab: Lab, docs: Stream[dict[str, Any]], client: Any
+) -> None:
+    """A document comes and goes between two moments, and a snapshot from between arrives after the second one."""
+    adapter: Any = docs.hub.adapter
+    await adapter.head(DOCS)
+    states = adapter._streams["docs"]._states
+    going, held = {"look": asyncio.Event(), "join": asyncio.Event()}, {"look": asyncio.Event(), "join": asyncio.Event()}
+
+    async def hold(method: str, request: bytes) -> None:
+        if method == "RunQuery":
+            what = "join" if RunQueryRequest.FromString(request).parent.endswith("/g") else "look"
+            held[what].set()
+            await going[what].wait()
+
+    lab.gateway.hold = hold
+    await document(client, lab, "other").set({"n": 1})  # which calls for a look
+    await held["look"].wait()
+    brief = document(client, lab, "brief")
+    await brief.set({"n": 1})
+    join = asyncio.create_task(adapter.snapshot(DOCS, "g", None, limit=None))
+    await held["join"].wait()
+    await brief.delete()
+    gone = micros(await adapter._streams["docs"]._places.now())
+
+    async def over() -> bool:
+        return bool(adapter._connection.now() - LAG * 1_000_000 > gone)
+
+    async def told() -> bool:
+        return bool(states.time > gone)
+
+    await eventually(over, "looks to be behind the delete")
+    going["look"].set()
+    states.want(gone + 1)
+    await eventually(told, "the moment behind the delete")
+    going["join"].set()
+    snapshot = await join
+    shown = {item.id for item in snapshot.items}
+    for change in await read_log(adapter, DOCS, snapshot.position):
+        (shown.discard if change.type == "delete" else shown.add)(change.id)
+    assert shown == {"other"}
 
 
 async def test_a_group_is_listed_once_whatever_is_below_its_items(

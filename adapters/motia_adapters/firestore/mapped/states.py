@@ -110,6 +110,18 @@ class States:
         if self._task is not None:
             self.notes.showed(documents)
 
+    def passed_over(self, names: Iterable[str], at: int) -> bool:
+        """Whether any of these documents, which were there at a time, has gone without a word behind it."""
+        gone = [name for name in names if name not in self.known] if self.time >= at else []
+        if not gone:
+            return False  # what is not known yet is noted: see `showed`
+        told = {
+            self._layout.name((change.group_id, change.id or ""))
+            for change in self.kept.after(self._layout.position(at))
+            if change.type == "delete"
+        }
+        return not told.issuperset(gone)
+
     def want(self, time: int) -> None:
         """See to it that ``time`` gets there, even if nothing changes."""
         self._wanted = max(self._wanted, time)

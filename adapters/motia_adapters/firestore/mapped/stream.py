@@ -113,7 +113,8 @@ class MappedStream:
             else:
                 item = await self._documents.get(group, id, at)
                 items = [item] if item else []
-            if late == self._states.notes.late:
+            names = [self._layout.name((item.group, item.id)) for item in items]
+            if late == self._states.notes.late and not self._states.passed_over(names, micros(at)):
                 break  # else what it shows may have gone without a word: it is read again
         time = micros(at)
         self._states.want(time)
