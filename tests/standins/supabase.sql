@@ -12,9 +12,37 @@ GRANT USAGE ON SCHEMA auth TO anon, authenticated, service_role;
 CREATE OR REPLACE FUNCTION auth.uid() RETURNS text LANGUAGE sql STABLE AS $$
     SELECT nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub'
 $$;
+
+-- Realtime's: a row of realtime.messages is a broadcast, written with the rights of whoever sends it. Its
+-- server reads them from the WAL; the stand-in has them told by a trigger.
 CREATE SCHEMA IF NOT EXISTS realtime;
--- Supabase's own writes to realtime.messages, which its server reads from the WAL.
+GRANT USAGE ON SCHEMA realtime TO anon, authenticated, service_role;
+CREATE TABLE IF NOT EXISTS realtime.messages (
+    id          uuid NOT NULL DEFAULT gen_random_uuid(),
+    topic       text NOT NULL,
+    extension   text NOT NULL,
+    event       text,
+    payload     jsonb,
+    private     boolean,
+    inserted_at timestamp NOT NULL DEFAULT now(),
+    PRIMARY KEY (id, inserted_at)
+) PARTITION BY RANGE (inserted_at);
+CREATE TABLE IF NOT EXISTS realtime.messages_standin PARTITION OF realtime.messages DEFAULT;
+ALTER TABLE realtime.messages ENABLE ROW LEVEL SECURITY;
+GRANT SELECT, INSERT, UPDATE ON realtime.messages TO anon, authenticated, service_role;
+CREATE OR REPLACE FUNCTION realtime.standin_tell() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    PERFORM pg_notify('standin_realtime', to_jsonb(NEW)::text);
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER standin_tell AFTER INSERT ON realtime.messages
+    FOR EACH ROW EXECUTE FUNCTION realtime.standin_tell();
 CREATE OR REPLACE FUNCTION realtime.send(payload jsonb, event text, topic text, private boolean DEFAULT true) RETURNS void
-LANGUAGE sql AS $$
-    SELECT pg_notify('standin_realtime', jsonb_build_object('payload', payload, 'event', event, 'topic', topic)::text)
-$$;
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('realtime.topic', send.topic, true);
+    INSERT INTO realtime.messages (topic, extension, event, payload, private)
+        VALUES (send.topic, 'broadcast', send.event, send.payload, send.private);
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'realtime.send: %', SQLERRM;
+END $$;

@@ -47,6 +47,8 @@ def _doing(function: str) -> str:
     return _DOING.get(plain, plain)
 
 
+_ASKING = 0.5  # seconds between two questions whether news comes in
+
 Hear = Callable[[News | None], None]
 """Takes ``None`` once news can come in, then the news. It does not wait, and raises nothing."""
 
@@ -109,15 +111,13 @@ class Database(ABC):
         Raises the driver's errors, or `UnsupportedCapability` where this way cannot.
         """
 
+    @abstractmethod
     async def diagnose(self) -> list[Finding]:
         """Whether news comes in: what ``doctor`` says about this way to the database."""
-        reason = await self.silence(lambda news: news is None)
-        return [Finding("ok", "news comes in at once") if reason is None else self.deaf(reason)]
 
-    async def silence(
-        self, wanted: Callable[[News | None], bool], ask: Callable[[], Awaitable[None]] | None = None
-    ) -> str | None:
-        """Listen until something comes that is ``wanted``: why it did not, or ``None``. ``ask`` for it once it can."""
+    async def silence(self, wanted: Callable[[News | None], bool], ask: Callable[[], Awaitable[None]]) -> str | None:
+        """Listen until something comes that is ``wanted``: why it did not, or ``None``. ``ask`` for it as soon as it
+        can come, and again: what is asked for before all is ready may be lost."""
         ready, heard = asyncio.Event(), asyncio.Event()
 
         def hear(news: News | None) -> None:
@@ -127,8 +127,9 @@ class Database(ABC):
 
         async def asking() -> None:
             await ready.wait()
-            if ask is not None:
+            while True:
                 await ask()
+                await asyncio.sleep(_ASKING)
 
         waiting = asyncio.create_task(heard.wait())
         listening, asked = asyncio.create_task(self.listen(hear)), asyncio.create_task(asking())
@@ -145,10 +146,6 @@ class Database(ABC):
             for each in tasks:
                 each.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    def deaf(self, reason: str) -> Finding:
-        """What ``doctor`` says where no news comes in."""
-        return Finding("warning", f"no news comes in ({reason}): readers look four times a second")
 
     async def rpc(self, function: str, *, writes: bool = False, **arguments: Any) -> Any:
         """Call a function within the timeout. Raises this project's errors; a write that was cut

@@ -58,9 +58,6 @@ def _supabase(facts: Mapping[str, Any]) -> list[Finding]:
     if not facts["realtime"]:
         message = "there is no function realtime.send: readers are not woken up, and look four times a second"
         findings.append(Finding("warning", message, "upgrade the project, or set realtime = false"))
-    elif not facts["publication"]:
-        message = "no publication of Realtime exists: broadcasts from the database will not arrive"
-        findings.append(Finding("warning", message, "restart Realtime in the project's settings"))
     if facts["log_policies"]:
         message = "a policy opens motia.log to users: the log holds every group's values"
         findings.append(Finding("error", message, "drop the policies on motia.log"))

@@ -22,7 +22,7 @@ class Trouble:
     kind: Literal["unreachable", "lost", "refused"]
     message: str
     code: str = ""
-    """The SQLSTATE, or PostgREST's own code."""
+    """The SQLSTATE, PostgREST's own code, or the HTTP status of what stands before it."""
     detail: str = ""
 
 
@@ -44,9 +44,9 @@ _UNAVAILABLE = {
     "40001": "other transactions were in the way; nothing was written: try again",
     "40P01": "it was in a deadlock with another transaction; nothing was written: try again",
     "PGRST000": "the REST side cannot reach the database",
-    "PGRST001": "the REST side cannot reach the database",
     "PGRST002": "the REST side cannot read the database's schema: wait a little",
     "PGRST003": "the REST side has no connection left",
+    "429": "too many requests: wait a little",
 }
 POOLER = "pooler"
 """In the place of an SQLSTATE: something in between does not do what the server would."""
@@ -70,6 +70,9 @@ _REFUSED = {
     "3D000": "there is no such database: create it, or correct its name",
     "PGRST301": "the key is not valid, or has expired: take the current service key",
     "PGRST302": "a key is needed: take the current service key",
+    "401": "take the current service key",
+    "403": "take the current service key",
+    "404": "is the address the project's API?",
     "PGRST303": "the key has expired, or its claims are not valid: take the current service key",
 }
 _RACED = ("40001", "40P01")

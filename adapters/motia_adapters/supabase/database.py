@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, ClassVar
 
 import httpx
+import orjson
 from postgrest.exceptions import APIError
 from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
@@ -26,7 +28,7 @@ TOPIC = "motia"
 _CONNECTIONS = 20
 _JOINING = 10.0  # seconds until a channel that does not come up is given up
 _ALIVE = 1.0  # seconds between two looks whether the connection is there
-_GATEWAY = (502, 503, 504)
+_CUT = "PGRST001"  # the API lost its connection to the database during the call
 _sockets_log = logging.getLogger("websockets.client")
 
 
@@ -45,6 +47,27 @@ class Unshown(logging.Filter):
         elif self._key in said:
             record.msg, record.args = said.replace(self._key, "***"), ()
         return True
+
+
+class Gateway(Exception):
+    """An error of what stands before the API, which knows no codes."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"the API answered {status}: {message}")
+        self.status = status
+
+
+async def _has_code(response: httpx.Response) -> None:
+    """Raise `Gateway` for an error without a code: of such supabase-py keeps the message, and drops the status."""
+    if response.is_success:
+        return
+    found: Any = None
+    with contextlib.suppress(orjson.JSONDecodeError):
+        found = orjson.loads(await response.aread())
+    if not isinstance(found, dict):
+        raise Gateway(response.status_code, response.reason_phrase)
+    if not isinstance(found.get("code"), str):
+        raise Gateway(response.status_code, str(found.get("message") or response.reason_phrase)[:200])
 
 
 def _listens(socket: AsyncRealtimeClient) -> bool:
@@ -84,6 +107,7 @@ class SupabaseDatabase(Database):
             verify=self.address.startswith("https:"),  # reading all certificates takes a while
             timeout=httpx.Timeout(self.timeout),
             limits=httpx.Limits(max_connections=_CONNECTIONS),
+            event_hooks={"response": [_has_code]},
         )
         options = AsyncClientOptions(
             schema=self.schema,
@@ -111,10 +135,11 @@ class SupabaseDatabase(Database):
         """By PostgREST's code, which is the SQLSTATE where the database refused."""
         if isinstance(error, APIError):
             code = str(error.code or "")
-            if code.isdecimal() and len(code) == 3 and int(code) in _GATEWAY:
-                return Trouble("lost", f"the API answered {code}: {error.message}", code)
             message = error.message or str(error.details or error)
-            return Trouble("lost" if code[:3] in ("57P", "08P") or code[:2] == "08" else "refused", message, code)
+            cut = code == _CUT or code.startswith(("08", "57P"))
+            return Trouble("lost" if cut else "refused", message, code)
+        if isinstance(error, Gateway):
+            return Trouble("lost" if error.status >= 500 else "refused", str(error), str(error.status))
         said = str(error) or type(error).__name__
         if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.UnsupportedProtocol):
             return Trouble("unreachable", said)
@@ -143,10 +168,12 @@ class SupabaseDatabase(Database):
                 if isinstance(found[0], str) and isinstance(found[1], str):
                     hear(News(found[0], found[1]))
 
-        config: Any = {"config": {"broadcast": {"ack": False, "self": False}, "presence": None, "private": True}}
+        # Joined is not yet connected to the database: once it is, Realtime says so if asked to.
+        broadcast = {"ack": False, "self": False, "replication_ready": True}
+        config: Any = {"config": {"broadcast": broadcast, "presence": None, "private": True}}
         channel = socket.channel(TOPIC, config)
         channel.on_broadcast("change", told)
-        channel.on_system(lambda _: hear(None))  # from now on nothing is missed
+        channel.on_system(lambda _: hear(None))
         try:
             async with asyncio.timeout(_JOINING):
                 await channel.subscribe(state)
@@ -186,12 +213,21 @@ class SupabaseDatabase(Database):
             await connection.close()
 
     async def diagnose(self) -> list[Finding]:
-        """Whether Realtime lets us in."""
+        """Whether Realtime lets us in, and tells what the database has it tell."""
         if not self.listening:
             return [Finding("ok", "realtime = false: readers look four times a second")]
-        return await super().diagnose()
+        token = secrets.token_hex(8)
+
+        async def ring() -> None:
+            await self.rpc("ring", p_token=token)
+
+        reason = await self.silence(lambda news: news is not None and news[:2] == ("doctor", token), ring)
+        return [Finding("ok", "Realtime works: news comes in at once") if reason is None else self.deaf(reason)]
 
     def deaf(self, reason: str) -> Finding:
         """The key, mostly, or Realtime is off."""
-        remedy = "is Realtime enabled, and is service_key the service role's? realtime = false turns it off on purpose"
-        return Finding("warning", f"Realtime does not let us in ({reason}): readers look four times a second", remedy)
+        remedy = (
+            "is Realtime enabled, and is service_key the service role's? The database's log says what became of"
+            " realtime.send; realtime = false turns it off on purpose"
+        )
+        return Finding("warning", f"no news comes through Realtime ({reason}): readers look by themselves", remedy)

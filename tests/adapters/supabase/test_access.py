@@ -242,7 +242,7 @@ async def test_users_may_call_nothing_else(project: Project, namespace: str) -> 
 
     async with httpx.AsyncClient(base_url=project.standin.url) as client:
         for token in (key("anon"), user()):
-            headers = {"Authorization": f"Bearer {token}", "Content-Profile": "motia"}
+            headers = {"apikey": key("anon"), "Authorization": f"Bearer {token}", "Content-Profile": "motia"}
             arguments = {"p_namespace": namespace, "p_stream": "documents", "p_group": "g", "p_id": "x"}
             answer = await client.post("/rest/v1/rpc/get", json=arguments, headers=headers)
             assert answer.status_code == 403

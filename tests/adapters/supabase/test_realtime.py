@@ -6,6 +6,8 @@ import time
 from functools import partial
 from typing import Any
 
+import pytest
+
 from motia_core.model import StreamSpec, Write
 from motia_core.testing.harness import Reader, eventually
 from tests.adapters.supabase.conftest import Project
@@ -65,6 +67,33 @@ async def test_a_write_wakes_readers_up_before_they_would_have_looked(project: P
             await writer.write(SPEC, [Write("set", "g", f"{number}", b"{}")])
             await reader.until(partial(_has, f"{number}"))
         assert time.monotonic() - began < 30  # by looking alone it takes a second each
+        await reader.stop()
+
+
+async def test_what_is_told_before_realtime_follows_the_database_is_read_once_it_does(
+    project: Project, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Joined is not yet connected to the database; who waits for no look depends on Realtime to say when it is."""
+    monkeypatch.setattr("motia_adapters.postgresql.bells.HEALTHY", 3600.0)
+    async with project.opened(namespace) as writer, project.opened(namespace) as adapter:
+        await writer.prepare(SPEC)
+        project.standin.set_replicating(False)
+        try:
+            reader = Reader(adapter.watch(SPEC, await adapter.head(SPEC)))
+            await reader.count(1)
+
+            async def hears() -> bool:
+                return adapter._bells.hears
+
+            async def looked() -> bool:
+                return not any(bell.look for bells in adapter._bells._bells.values() for bell in bells)
+
+            await eventually(hears, "Realtime to be joined")
+            await eventually(looked, "the look that joining brings")
+            await writer.write(SPEC, [Write("set", "g", "x", b"{}")])
+        finally:
+            project.standin.set_replicating(True)
+        await reader.until(partial(_has, "x"))
         await reader.stop()
 
 

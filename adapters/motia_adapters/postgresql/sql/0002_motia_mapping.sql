@@ -772,7 +772,6 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
                                 WHERE pid <> pg_backend_pid() AND xact_start IS NOT NULL AND backend_type = 'client backend'),
         'migrations', (SELECT json_agg(name ORDER BY name) FROM motia.migration),
         'realtime', to_regprocedure('realtime.send(jsonb,text,text,boolean)') IS NOT NULL,
-        'publication', EXISTS (SELECT FROM pg_publication WHERE pubname LIKE 'supabase\_realtime%'),
         'row_security', (SELECT bool_and(relrowsecurity) FROM pg_class WHERE relkind = 'r'
                          AND relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'motia.item'::regclass)),
         'policies', (SELECT count(*) FROM pg_policy WHERE polrelid IN ('motia.item'::regclass, 'motia.log'::regclass)),

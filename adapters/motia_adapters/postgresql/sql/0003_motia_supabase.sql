@@ -37,3 +37,13 @@ BEGIN
         RAISE WARNING 'motia: Realtime was not told: %', SQLERRM;
     END;
 END $$;
+
+CREATE FUNCTION motia.ring(p_token text) RETURNS json
+-- Have Realtime tell p_token, as it tells that a stream has changed: for `motia-core doctor`.
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp AS $$
+BEGIN
+    PERFORM motia.wake('doctor', p_token);
+    RETURN 'true'::json;
+END $$;
+REVOKE EXECUTE ON FUNCTION motia.ring(text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION motia.ring(text) TO service_role;
