@@ -49,6 +49,14 @@ def conformance(session: nox.Session, backend: str) -> None:
 
 
 @nox.session
+def supabase(session: nox.Session) -> None:
+    """The suite and Supabase's tests on its own servers: one that is there, or containers; see CONTRIBUTING."""
+    install(session, *INSTALL)
+    tests = ("tests/conformance", "tests/adapters/supabase", "-k", "stack")
+    session.run("python", "-m", "pytest", *tests, *session.posargs, env={"MOTIA_REQUIRE": "supabase"})
+
+
+@nox.session
 def typing(session: nox.Session) -> None:
     """mypy in strict mode, and pyright."""
     install(session, *INSTALL, "--group", "typing")

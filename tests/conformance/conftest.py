@@ -22,7 +22,15 @@ from tests.conformance.backends.redis import Redis, Redis62
 from tests.conformance.backends.references import Coalesced, Memory, Modest
 from tests.conformance.backends.serving import stop_all
 from tests.conformance.backends.sqlite import SQLite, SQLiteMapped
-from tests.conformance.backends.supabase import SupabaseDeaf, SupabaseManaged, SupabaseMapped, stop_standins
+from tests.conformance.backends.supabase import (
+    SupabaseDeaf,
+    SupabaseManaged,
+    SupabaseMapped,
+    SupabaseStackManaged,
+    SupabaseStackMapped,
+    stop_standins,
+)
+from tests.stack.supabase import let_one_say_so
 
 BACKENDS: list[Any] = [
     Memory,
@@ -43,6 +51,8 @@ BACKENDS: list[Any] = [
     SupabaseManaged,
     SupabaseDeaf,
     SupabaseMapped,
+    SupabaseStackManaged,
+    SupabaseStackMapped,
 ]
 
 
@@ -63,8 +73,9 @@ async def harness(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenera
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Realtime has no part in one process's random walk: without it that runs with the long tests."""
+    let_one_say_so(config, items, SupabaseStackManaged.name)
     for item in items:
         walk = "::TestMachine::" in item.nodeid and f"[{SupabaseDeaf.name}]" in item.nodeid
         cut = any(f"[{name}" in item.nodeid and not short.search(item.nodeid) for name, short in SHORT.items())

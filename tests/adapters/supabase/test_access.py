@@ -31,7 +31,11 @@ def visitor(token: str | None) -> Any:
     return SimpleNamespace(token=token)
 
 
-def user(sub: str = "ann", **claims: Any) -> str:
+ANN = "00000000-0000-4000-8000-0000000a4400"
+"""A user's id; Supabase's are UUIDs."""
+
+
+def user(sub: str = ANN, **claims: Any) -> str:
     return key("authenticated", sub=sub, aud="authenticated", **claims)
 
 
@@ -45,7 +49,7 @@ async def test_a_token_becomes_a_context_and_its_expiry_ends_the_admission() -> 
     auth = SupabaseAuth("https://x.supabase.co", jwt_secret=SECRET)
     found = await admitted(auth, user(email="ann@example.com", lifetime=100))
     assert found.context is not None
-    assert (found.context["userId"], found.context["email"]) == ("ann", "ann@example.com")
+    assert (found.context["userId"], found.context["email"]) == (ANN, "ann@example.com")
     assert found.expires_at is not None
     assert 90 < found.expires_at - time.time() <= 100
     assert "eyJ" not in repr(found)
@@ -196,41 +200,44 @@ def test_what_cannot_work_is_refused_at_once(options: dict[str, Any]) -> None:
 async def test_row_level_security_decides_who_may_join(project: Project, namespace: str) -> None:
     async with project.opened(namespace) as adapter:
         await adapter.prepare(SPEC)
-        await adapter.write(SPEC, [Write("set", "anns", "x", b"{}"), Write("set", "bobs", "y", b"{}")])
+        await adapter.write(SPEC, [Write("set", f"{ANN}s", "x", b"{}"), Write("set", "bobs", "y", b"{}")])
     await project.psql.run(
         "DROP POLICY IF EXISTS owners ON motia.item; CREATE POLICY owners ON motia.item FOR SELECT TO authenticated"
-        f" USING (stream = motia.stream_id('{namespace}', 'documents') AND grp = auth.uid() || 's')"
+        f" USING (stream = motia.stream_id('{namespace}', 'documents') AND grp = auth.uid()::text || 's')"
     )
-    auth = SupabaseAuth(project.standin.url, jwt_secret=SECRET, anon_key=key("anon"), namespace=namespace)
-    ann = (await admitted(auth, user())).context
+    auth = SupabaseAuth(project.url, jwt_secret=project.jwt_secret, anon_key=project.anon_key, namespace=namespace)
+    own = project.key("authenticated", sub=ANN, aud="authenticated")
+    ann = (await admitted(auth, own)).context
 
     async def ask(group: str, id: str | None, context: Any) -> bool:
         subscription = SimpleNamespace(stream_name="documents", group_id=group, id=id)
         return bool((await auth.may_read(subscription, context))["authorized"])
 
-    assert await ask("anns", None, ann)
-    assert await ask("anns", "x", ann)
-    assert not await ask("anns", "z", ann)
+    assert await ask(f"{ANN}s", None, ann)
+    assert await ask(f"{ANN}s", "x", ann)
+    assert not await ask(f"{ANN}s", "z", ann)
     assert not await ask("bobs", None, ann)
     assert not await ask("bobs", "y", ann)
-    assert not await ask("anns", None, None)
-    assert not await ask("anns", None, {"accessToken": "plain text"})
-    expired = {"accessToken": (await admitted(auth, user())).context["accessToken"].__class__(user(lifetime=-60))}
-    assert not await ask("anns", None, expired)
+    assert not await ask(f"{ANN}s", None, None)
+    assert not await ask(f"{ANN}s", None, {"accessToken": "plain text"})
+    late = project.key("authenticated", sub=ANN, aud="authenticated", lifetime=-60)
+    expired = {"accessToken": ann["accessToken"].__class__(late)}
+    assert not await ask(f"{ANN}s", None, expired)
 
 
 async def test_a_mapped_tables_own_policies_decide(project: Project) -> None:
     mapped = MappedOptions(table="notes", group_field="owner", id_field="id")
     await project.psql.run(
-        "CREATE TABLE notes (owner text, id text, text text, PRIMARY KEY (owner, id));"
+        "DROP TABLE IF EXISTS notes; CREATE TABLE notes (owner text, id text, text text, PRIMARY KEY (owner, id));"
         " ALTER TABLE notes ENABLE ROW LEVEL SECURITY; GRANT SELECT ON notes TO authenticated;"
-        " CREATE POLICY mine ON notes FOR SELECT TO authenticated USING (owner = auth.uid());"
-        " INSERT INTO notes VALUES ('ann', '1', 'hers'), ('bob', '2', 'his')"
+        " CREATE POLICY mine ON notes FOR SELECT TO authenticated USING (owner = auth.uid()::text);"
+        f" INSERT INTO notes VALUES ('{ANN}', '1', 'hers'), ('bob', '2', 'his')"
     )
     assert await project.adapter(mapped=mapped, database_url=project.psql.url).migrate() == ["motia_map_public_notes"]
-    auth = SupabaseAuth(project.standin.url, jwt_secret=SECRET, anon_key=key("anon"))
-    ann = (await admitted(auth, user())).context
-    for group, expected in (("ann", True), ("bob", False)):
+    auth = SupabaseAuth(project.url, jwt_secret=project.jwt_secret, anon_key=project.anon_key)
+    own = project.key("authenticated", sub=ANN, aud="authenticated")
+    ann = (await admitted(auth, own)).context
+    for group, expected in ((ANN, True), ("bob", False)):
         subscription = SimpleNamespace(stream_name="notes", group_id=group, id=None)
         answer = await auth.may_read_rows(subscription, ann, "notes")
         assert answer == {"authorized": expected}
@@ -240,9 +247,9 @@ async def test_users_may_call_nothing_else(project: Project, namespace: str) -> 
     """The service's functions, and the log, are closed to users and to everybody."""
     import httpx
 
-    async with httpx.AsyncClient(base_url=project.standin.url) as client:
-        for token in (key("anon"), user()):
-            headers = {"apikey": key("anon"), "Authorization": f"Bearer {token}", "Content-Profile": "motia"}
+    async with httpx.AsyncClient(base_url=project.url) as client:
+        for token in (project.key("anon"), project.key("authenticated", sub=ANN)):
+            headers = {"apikey": project.anon_key, "Authorization": f"Bearer {token}", "Content-Profile": "motia"}
             arguments = {"p_namespace": namespace, "p_stream": "documents", "p_group": "g", "p_id": "x"}
             answer = await client.post("/rest/v1/rpc/get", json=arguments, headers=headers)
             assert answer.status_code == 403

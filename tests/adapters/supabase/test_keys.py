@@ -19,10 +19,10 @@ from tests.adapters.supabase.conftest import Project
 from tests.standins.supabase import key
 
 CASES: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"service_key": key(lifetime=-60)}, BackendError, "JWT expired.*take the current service key"),
+    ({"service_key": {"lifetime": -60}}, BackendError, "JWT expired.*take the current service key"),
     ({"service_key": key(secret="another secret of 32 bytes, at least")}, BackendError, "take the current service key"),
-    ({"service_key": key("anon")}, BackendError, "permission denied.*use the service key"),
-    ({"service_key": key("authenticated")}, BackendError, "permission denied.*use the service key"),
+    ({"service_key": {"role": "anon"}}, BackendError, "permission denied.*use the service key"),
+    ({"service_key": {"role": "authenticated"}}, BackendError, "permission denied.*use the service key"),
     ({"schema": "hidden"}, BackendError, "not exposed: add it to the exposed schemas"),
     ({"schema": "public"}, BackendError, "motia-core migrate apply"),
     ({"project_url": f"http://127.0.0.1:{free_port()}"}, BackendUnavailable, "is the server running"),
@@ -34,6 +34,8 @@ CASES: list[tuple[dict[str, Any], type[Exception], str]] = [
 async def test_what_does_not_fit_is_told_with_the_remedy_and_without_the_key(
     project: Project, options: dict[str, Any], kind: type[Exception], said: str
 ) -> None:
+    if isinstance(claims := options.get("service_key"), dict):
+        options = {"service_key": project.key(**claims)}
     adapter = project.adapter(**options)
     with pytest.raises(kind, match=said) as caught:
         await adapter.open()

@@ -98,6 +98,7 @@ async def test_what_is_told_before_realtime_follows_the_database_is_read_once_it
 
 
 async def test_a_write_does_not_fail_when_the_database_has_no_realtime(project: Project, namespace: str) -> None:
+    assert project.standin
     async with project.opened(namespace) as adapter:
         await adapter.prepare(SPEC)
         await project.psql.run("ALTER FUNCTION realtime.send RENAME TO sent")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from motia_core.testing.servers import SERVERS, Server, start_or_skip
+from tests.stack.supabase import SupabaseStack
 
+KINDS: dict[str, type[Server]] = {**SERVERS, SupabaseStack.name: SupabaseStack}
 SERVING: dict[str, Server] = {}
 """The servers of this session: started when a test first needs one."""
 
@@ -13,7 +15,7 @@ SERVING: dict[str, Server] = {}
 async def served(name: str) -> Server:
     """The session's server of this kind; skips the test where there is none, unless it is required."""
     if name not in SERVING:
-        server = SERVERS[name]()
+        server = KINDS[name]()
         await start_or_skip(server)
         SERVING[name] = server
     return SERVING[name]

@@ -1,11 +1,14 @@
-"""Supabase: supabase-py on the stand-ins of `tests/standins`, on a real PostgreSQL."""
+"""Supabase: supabase-py on the stand-ins of `tests/standins`, on a real PostgreSQL; and on Supabase's own servers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from motia_adapters.postgresql.adapter import PostgresqlAdapter
 from motia_adapters.postgresql.options import MappedOptions
@@ -14,7 +17,11 @@ from motia_adapters.supabase.adapter import SupabaseAdapter
 from motia_adapters.supabase.options import SupabaseOptions
 
 from motia_core.adapter import Adapter, StorageSettings
+from motia_core.testing import Cannot
+from motia_core.testing.proxy import Proxy
+from motia_core.testing.servers import Missing
 from tests.conformance.backends.serving import served
+from tests.stack.supabase import SupabaseStack
 from tests.standins.supabase import SET_UP, Supabase, key
 
 STANDINS: list[Supabase] = []
@@ -26,26 +33,22 @@ def build(settings: StorageSettings, options: SupabaseOptions) -> SupabaseAdapte
     return SupabaseAdapter(settings, options)
 
 
-class _Standing(PostgresqlHarness):
-    realtime = True
+class _Project(PostgresqlHarness):
     supabase = True
+    realtime = True
 
     def __init__(self, path: Path) -> None:
         self.adapters = []
 
-    async def start(self) -> None:
-        self.server = await served("postgres")
-        super().__init__(self.server)
-        await self.psql.run(SET_UP)
-        if not STANDINS:
-            STANDINS.append(Supabase(self.server.url))
-            STANDINS[0].start()
-        await super().start()
+    @abstractmethod
+    def door(self) -> tuple[str, str]:
+        """The API's address, and the service role's key."""
 
     def supabase_options(self, mapped: MappedOptions | None) -> SupabaseOptions:
+        address, service_key = self.door()
         options: dict[str, Any] = {
-            "project_url": STANDINS[0].url,
-            "service_key": key(),
+            "project_url": address,
+            "service_key": service_key,
             "realtime": self.realtime,
             "mapped": mapped,
         }
@@ -56,6 +59,20 @@ class _Standing(PostgresqlHarness):
 
     def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
         return partial(build, options=self.supabase_options(None))
+
+
+class _Standing(_Project):
+    async def start(self) -> None:
+        self.server = await served("postgres")
+        PostgresqlHarness.__init__(self, self.server)
+        await self.psql.run(SET_UP)
+        if not STANDINS:
+            STANDINS.append(Supabase(self.server.url))
+            STANDINS[0].start()
+        await super().start()
+
+    def door(self) -> tuple[str, str]:
+        return STANDINS[0].url, key()
 
     async def cut(self) -> None:
         STANDINS[0].cut()
@@ -79,6 +96,58 @@ class SupabaseMapped(_Standing, MappedHarness):
         return partial(build, options=self.supabase_options(self.options(settings)))
 
 
+class _Stacked(_Project):
+    """Through a proxy, which can break what the harness may not."""
+
+    server: SupabaseStack
+
+    async def start(self) -> None:
+        server = await served("supabase")
+        assert isinstance(server, SupabaseStack)
+        PostgresqlHarness.__init__(self, server)
+        address = urlsplit(server.api_url)
+        if address.scheme != "http":
+            raise Missing("supabase: the suite breaks connections, and cannot do so with TLS: a local stack is needed")
+        self.proxy = await Proxy(address.port or 80, address.hostname or "127.0.0.1").__aenter__()
+        await super().start()
+        await server.seen()
+
+    async def stop(self) -> None:
+        await super().stop()
+        await self.proxy.__aexit__(None, None, None)
+
+    def door(self) -> tuple[str, str]:
+        return f"http://127.0.0.1:{self.proxy.port}", self.server.service_key
+
+    async def wipe(self) -> None:
+        await super().wipe()
+        await self.server.seen()
+
+    async def cut(self) -> None:
+        self.proxy.cut()
+
+    @asynccontextmanager
+    async def away(self) -> AsyncGenerator[None, None]:
+        self.proxy.mode = "refuse"
+        self.proxy.cut()
+        yield
+        self.proxy.mode = "pass"
+
+    async def backup(self) -> Any:
+        raise Cannot("a Supabase project is not copied")
+
+
+class SupabaseStackManaged(_Stacked):
+    name = "supabase-stack"
+
+
+class SupabaseStackMapped(_Stacked, MappedHarness):
+    name = "supabase-stack-mapped"
+
+    def maker(self, settings: StorageSettings) -> Callable[[StorageSettings], Adapter]:
+        return partial(build, options=self.supabase_options(self.options(settings)))
+
+
 def stop_standins() -> None:
     """Stop what this session started."""
     for standin in STANDINS:
@@ -86,4 +155,11 @@ def stop_standins() -> None:
     STANDINS.clear()
 
 
-__all__ = ["SupabaseDeaf", "SupabaseManaged", "SupabaseMapped", "stop_standins"]
+__all__ = [
+    "SupabaseDeaf",
+    "SupabaseManaged",
+    "SupabaseMapped",
+    "SupabaseStackManaged",
+    "SupabaseStackMapped",
+    "stop_standins",
+]
