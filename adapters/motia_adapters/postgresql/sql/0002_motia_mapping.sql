@@ -71,65 +71,66 @@ $$;
 
 CREATE FUNCTION motia.capture() RETURNS trigger
 -- Arguments: stream, group column, id column, the sequence that tells when readers were last woken.
--- Nothing in here may fail where the writer's own statement would not.
+-- Nothing in here may fail where the writer's own statement would not. In a transaction of one row each expression
+-- costs more to begin than to run: there are few on each way.
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp
 SET timezone = 'UTC' SET datestyle = 'ISO' SET intervalstyle = 'iso_8601' SET bytea_output = 'hex' SET extra_float_digits = 1 AS $$
 DECLARE
-    v_stream constant integer := TG_ARGV[0];
+    v_row json;
     v_keys json;
+    v_grp text;
+    v_id text;
     v_old json;
     v_old_grp text;
     v_old_id text;
-    v_was boolean := false;
-    v_new json;
-    v_new_grp text;
-    v_new_id text;
-    v_is boolean := false;
 BEGIN
-    IF TG_OP = 'TRUNCATE' AND current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+    IF TG_OP <> 'INSERT' AND TG_LEVEL = 'ROW' THEN
+        v_old := to_json(OLD);
+        v_keys := CASE WHEN position('\u' IN v_old::text) = 0 THEN v_old ELSE motia.plain(v_old) END;
+        v_old_grp := v_keys ->> TG_ARGV[1];
+        v_old_id := v_keys ->> TG_ARGV[2];
+    END IF;
+    IF TG_OP IN ('INSERT', 'UPDATE') THEN
+        v_row := to_json(NEW);
+        v_keys := CASE WHEN position('\u' IN v_row::text) = 0 THEN v_row ELSE motia.plain(v_row) END;
+        v_grp := v_keys ->> TG_ARGV[1];
+        v_id := v_keys ->> TG_ARGV[2];
+        IF v_grp = v_old_grp AND v_id = v_old_id THEN
+            IF motia.usable(v_grp) AND motia.usable(v_id) THEN
+                INSERT INTO motia.inbox (stream, tx, type, grp, id, value)
+                    VALUES (TG_ARGV[0]::integer, pg_current_xact_id(), 'update', v_grp, v_id, v_row);
+            END IF;
+        ELSE
+            IF motia.usable(v_old_grp) AND motia.usable(v_old_id) THEN
+                INSERT INTO motia.inbox (stream, tx, type, grp, id, value)
+                    VALUES (TG_ARGV[0]::integer, pg_current_xact_id(), 'delete', v_old_grp, v_old_id, v_old);
+            END IF;
+            IF motia.usable(v_grp) AND motia.usable(v_id) THEN
+                INSERT INTO motia.inbox (stream, tx, type, grp, id, value)
+                    VALUES (TG_ARGV[0]::integer, pg_current_xact_id(), 'create', v_grp, v_id, v_row);
+            END IF;
+        END IF;
+    ELSIF TG_OP = 'DELETE' THEN
+        IF motia.usable(v_old_grp) AND motia.usable(v_old_id) THEN
+            INSERT INTO motia.inbox (stream, tx, type, grp, id, value)
+                VALUES (TG_ARGV[0]::integer, pg_current_xact_id(), 'delete', v_old_grp, v_old_id, v_old);
+        END IF;
+    ELSIF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         -- It takes rows, too, that this transaction cannot see: they cannot be told one by one.
-        INSERT INTO motia.inbox (stream, tx, type, grp) VALUES (v_stream, pg_current_xact_id(), 'reset', '');
-    ELSIF TG_OP = 'TRUNCATE' THEN
+        INSERT INTO motia.inbox (stream, tx, type, grp) VALUES (TG_ARGV[0]::integer, pg_current_xact_id(), 'reset', '');
+    ELSE
         EXECUTE format('INSERT INTO motia.inbox (stream, tx, type, grp, id, value)'
                        ' SELECT $1, pg_current_xact_id(), ''delete'', k.keys ->> $2, k.keys ->> $3, v.row'
                        ' FROM (SELECT to_json(t.*) AS row FROM ONLY %s AS t) AS v, LATERAL (SELECT motia.plain(v.row) AS keys) AS k'
                        ' WHERE motia.usable(k.keys ->> $2) AND motia.usable(k.keys ->> $3)', TG_RELID::regclass)
-            USING v_stream, TG_ARGV[1], TG_ARGV[2];
-    ELSE
-        IF TG_OP <> 'INSERT' THEN
-            v_old := to_json(OLD);
-            v_keys := CASE WHEN position('\u' IN v_old::text) = 0 THEN v_old ELSE motia.plain(v_old) END;
-            v_old_grp := v_keys ->> TG_ARGV[1];
-            v_old_id := v_keys ->> TG_ARGV[2];
-            v_was := motia.usable(v_old_grp) AND motia.usable(v_old_id);
-        END IF;
-        IF TG_OP <> 'DELETE' THEN
-            v_new := to_json(NEW);
-            v_keys := CASE WHEN position('\u' IN v_new::text) = 0 THEN v_new ELSE motia.plain(v_new) END;
-            v_new_grp := v_keys ->> TG_ARGV[1];
-            v_new_id := v_keys ->> TG_ARGV[2];
-            v_is := motia.usable(v_new_grp) AND motia.usable(v_new_id);
-        END IF;
-        IF v_was AND v_is AND v_old_grp = v_new_grp AND v_old_id = v_new_id THEN
-            INSERT INTO motia.inbox (stream, tx, type, grp, id, value)
-                VALUES (v_stream, pg_current_xact_id(), 'update', v_new_grp, v_new_id, v_new);
-        ELSE
-            IF v_was THEN
-                INSERT INTO motia.inbox (stream, tx, type, grp, id, value)
-                    VALUES (v_stream, pg_current_xact_id(), 'delete', v_old_grp, v_old_id, v_old);
-            END IF;
-            IF v_is THEN
-                INSERT INTO motia.inbox (stream, tx, type, grp, id, value)
-                    VALUES (v_stream, pg_current_xact_id(), 'create', v_new_grp, v_new_id, v_new);
-            END IF;
-        END IF;
+            USING TG_ARGV[0]::integer, TG_ARGV[1], TG_ARGV[2];
     END IF;
     -- A transaction that has notified cannot be prepared for two-phase commit: where that is allowed, readers look.
     -- A NOTIFY makes commits wait for each other: one each 10 ms is enough, as readers look again for a while.
     IF current_setting('max_prepared_transactions') = '0'
        AND coalesce(abs(motia.now_us() - pg_sequence_last_value(to_regclass(TG_ARGV[3]))) > 10000, true) THEN
         PERFORM setval(to_regclass(TG_ARGV[3]), motia.now_us());
-        PERFORM motia.wake(s.namespace, s.name) FROM motia.stream AS s WHERE s.id = v_stream;
+        PERFORM motia.wake(s.namespace, s.name) FROM motia.stream AS s WHERE s.id = TG_ARGV[0]::integer;
     END IF;
     RETURN NULL;
 END $$;
