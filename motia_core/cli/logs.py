@@ -17,3 +17,6 @@ def log_to_stderr(level: str) -> None:
     if number is None:
         raise typer.BadParameter(f"{level!r} is no level; use debug, info, warning or error", param_hint="--log-level")
     logging.basicConfig(level=number, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    if number > logging.DEBUG:
+        # At INFO it has a line for each request that a storage makes, several times a second.
+        logging.getLogger("httpx").setLevel(max(number, logging.WARNING))

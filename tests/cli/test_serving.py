@@ -70,6 +70,22 @@ def test_what_keeps_a_project_from_being_served_is_one_line(cli: Cli, project: P
     assert "'loud' is no level; use debug, info, warning or error" in " ".join(words)
 
 
+@pytest.mark.parametrize(("level", "told"), [("info", False), ("debug", True)])
+def test_a_line_for_each_request_of_a_storage_is_only_for_debugging(
+    start: Start, project: Path, level: str, told: bool
+) -> None:
+    step = project / "motia/steps/answer_step.py"
+    said = (
+        'import logging\nlogging.getLogger("httpx").info("a request")\nlogging.getLogger("httpx").warning("trouble")\n'
+    )
+    step.write_text(said + step.read_text())
+    running = start("serve", "--log-level", level)
+    running.wait_for(SERVING)
+    running.end()
+    assert "WARNING httpx: trouble" in "".join(running.err)
+    assert ("INFO httpx: a request" in "".join(running.err)) is told
+
+
 def test_dev_starts_again_at_every_change_and_outlives_mistakes(start: Start, project: Path) -> None:
     step = project / "motia/steps/answer_step.py"
     good = step.read_text()
