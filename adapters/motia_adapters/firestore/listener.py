@@ -20,7 +20,7 @@ import grpc
 from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.failures import not_let, read_failed, says_nothing
 from motia_adapters.firestore.wire import ListenRequest
-from motia_core.errors import BackendError
+from motia_core.errors import BackendError, BackendUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -151,6 +151,8 @@ class Listener:
                 await self._listen()
             except BackendError as error:
                 self.error = error
+                if isinstance(error, BackendUnavailable):
+                    pause = FIRST_PAUSE  # nobody was asked: a connection was waited for
             except (grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError, OSError) as error:
                 if self.error is None or not says_nothing(error):
                     self.error = read_failed(error, self._connection.address, "listen")
