@@ -280,8 +280,8 @@ class Adapter(ABC):
         Where history is coalesced, a batch tells for each item that changed since the
         batch before (or since ``after``) what it is now, once: "create" or "update", or
         "delete" with the last value that is known. An item that came and went in between
-        is told as a delete if this process wrote it or has shown it (a snapshot, a read),
-        and may be left out else. Custom events are all told.
+        is told as a delete if this process wrote it or has shown it (a snapshot, a read, another
+        watch), and may be left out else. Custom events are all told.
         """
 
     def resume(self, stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:
@@ -290,8 +290,9 @@ class Adapter(ABC):
         It differs only where history is coalesced. Each process leaves out what came and
         went between two of its own looks, so a reader may have an item from one process
         that the other has never told of. The first batch tells all that is different from
-        ``after``, such items' deletes among it, up to a position that `watch` goes on from;
-        whoever has only a part of that batch comes back by `resume`.
+        ``after``, such items' deletes among it, up to a position that every `watch` of this
+        process goes on from: the reader may have all that is there, so it counts as shown.
+        Whoever has only a part of that batch comes back by `resume`.
         """
         return self.watch(stream, after)
 

@@ -3,7 +3,8 @@
 It stands for a user's own collection behind a listener: other programs write to it,
 changes are told as the latest state of each item, an equal write is no change, and a
 version is a hash of the content, which can only be compared as equal or not. What came
-and went between two looks is left out, unless this very client wrote it or has shown it.
+and went between two looks is left out, unless this very client wrote it or has shown it,
+if only by another watch.
 """
 
 from __future__ import annotations
@@ -84,10 +85,14 @@ class CoalescedAdapter(MemoryAdapter):
                 if stream.hidden:
                     yield batch
                     continue
-                told = self.coalesce(batch.changes)
-                yield Batch(
-                    tuple(told if whole else self._without_what_came_and_went(batch.changes, told)), batch.position
-                )
+                told = list(self.coalesce(batch.changes))
+                if whole:  # its reader may have all that is there
+                    groups = self.store.stream(self.settings.namespace, stream.name).groups
+                    self._shown.update((group, id) for group, rows in groups.items() for id in rows)
+                else:
+                    told = list(self._without_what_came_and_went(batch.changes, told))
+                self._shown.update((change.group_id, change.id) for change in told if change.id is not None)
+                yield Batch(tuple(told), batch.position)
                 whole = False
                 await asyncio.sleep(PACE)
 

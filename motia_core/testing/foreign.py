@@ -275,9 +275,16 @@ class Foreign(Suite):
             await there.set("g", id, {"n": number})
             seen = await other.until(lambda seen: len(seen) > 1)
             await other.stop()
-            await there.delete("g", id)
+            if number % 2:
+                await there.delete("g", id)
+            new = f"new{number}"
+            await there.set("g", new, {"n": number})
             moved = Reader(here.watch("g", after=seen[-1].position))
+            await moved.until(_reached(new))
+            await there.delete("g", id)
+            await there.delete("g", new)  # here the witness may hear of neither
             await moved.until(_ended(id))
+            await moved.until(_ended(new))
             await moved.stop()
             assert [entry.type for entry in moved.seen if entry.id == id] == ["delete"]
             assert all(entry.type != "sync" for entry in moved.seen)
@@ -305,6 +312,10 @@ def _id(entry: Told) -> str:
 
 def _ended(id: str) -> Any:
     return lambda seen: any(entry.type == "delete" and entry.id == id for entry in seen)
+
+
+def _reached(id: str) -> Any:
+    return lambda seen: bool(seen) and seen[-1].id == id
 
 
 async def _items(docs: Stream[Any]) -> Any:
