@@ -14,7 +14,7 @@ import pytest_asyncio
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore
 from google.cloud.firestore_v1.vector import Vector
-from motia_adapters.firestore.mapped import departures, events, places, stream
+from motia_adapters.firestore.mapped import departures, events, kept, places, stream
 from motia_adapters.firestore.mapped.states import LAG
 from motia_adapters.firestore.wire import RunQueryRequest, micros
 
@@ -543,3 +543,20 @@ async def test_a_stream_that_is_quiet_for_longer_than_firestore_remembers_goes_o
     await docs.set("g", "x", {"n": 1})
     await reader.until(lambda batches: any(batch.changes for batch in batches))
     await reader.stop()
+
+
+async def test_a_watch_that_is_slower_than_what_is_kept_misses_nothing(
+    lab: Lab, docs: Stream[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept, "MOST", 5)
+    adapter = docs.hub.adapter
+    head = await adapter.head(DOCS)
+    watch = adapter.watch(DOCS, head)
+    await anext(watch)  # it has begun, and its reader is busy
+    for number in range(20):
+        last = await docs.set("g", f"{number}", {"n": number})
+    await read_log(adapter, DOCS, last.position)  # until all of it has been told
+    reader = Reader(watch)
+    await reader.until(lambda batches: bool(batches) and batches[-1].position >= last.position)
+    await reader.stop()
+    assert [change.id for batch in reader.seen for change in batch.changes] == [f"{number}" for number in range(20)]

@@ -88,11 +88,6 @@ class Places:
             floor=self.floor,
         )
 
-    def check_kept(self, position: str) -> None:
-        """Raise `PositionExpired` for a position that a watch has fallen behind of."""
-        if position < self._floor and position < self._states.kept.since:
-            raise self.expired(position, "lies before what this process has kept")
-
     def _move_floor(self) -> None:
         """The floor never goes back, except to another history.
 
