@@ -110,9 +110,12 @@ class Hub:
         if self._story:
             await self._story.close()
         self._task = None
-        self._tell_all(BackendUnavailable(f"stream {self._spec.name!r} is closed"))
+        self._tell_all(self._closed_error())
         self._members.clear()
         self._snapshots.clear()
+
+    def _closed_error(self) -> BackendUnavailable:
+        return BackendUnavailable(f"stream {self._spec.name!r} is closed")
 
     def written(self, position: str) -> None:
         """Note a finished local write: syncs of later joins contain it."""
@@ -126,13 +129,17 @@ class Hub:
         `GroupTooLarge`, or the adapter's error; the sink is then not subscribed.
         """
         await self.start()
+        if self._closed:
+            raise self._closed_error()
         member = Member(sink, group, id)
         self._members.setdefault((group, id), {})[member] = None
         try:
             if after is None or not await self._resume(member, after):
                 await self._sync(member, None if after is None else "expired")
-        except BaseException:
+        except BaseException as error:
             self.leave(member)
+            if self._closed and isinstance(error, asyncio.CancelledError) and not _is_cancelled():
+                raise self._closed_error() from None  # what was waited for is cancelled, nobody who waits
             raise
         return member
 
@@ -185,7 +192,7 @@ class Hub:
             except Exception as caught:
                 error = caught
             except asyncio.CancelledError:
-                if self._closed or (task := asyncio.current_task()) is None or task.cancelling():
+                if self._closed or _is_cancelled():
                     raise
                 error = BackendError("the adapter cancelled its own watch")
             if failures == 0:
@@ -335,7 +342,8 @@ class Hub:
         """As `_resume`, where only this hub's own positions can be gone on from by the ring."""
         missed: tuple[Change, ...] = ()
         position = after
-        if not story.told(after) or after < self._ring.floor:
+        known = after <= self._seen or self._ring.knows(after)  # else it is a snapshot's of long ago, or nobody's
+        if not (story.told(after) and known) or after < self._ring.floor:
             batch = await story.resume(self._spec, after, self._ring.floor)
             if batch is None or not story.told(batch.position) or batch.position < self._ring.floor:
                 return False
@@ -389,6 +397,12 @@ class Hub:
                     if too_much or not self._ring.prepend(start, older):
                         self._too_far = max(self._too_far, start)
                     return
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this very task that was cancelled."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _deliver(members: Iterable[Member], run: Run) -> None:

@@ -197,7 +197,8 @@ class Subscribers(Suite):
     async def test_C2_an_unknown_position_is_answered_by_a_sync(self, world: World) -> None:
         docs = await world.stream()
         await docs.set("g", "x", {"n": 1})
-        for position in ("nonsense", "0", "~", "\uffff"):
+        told = (await anext(docs.watch("g"))).position
+        for position in ("nonsense", "0", "~", "\uffff", "z" + told):
             reader = Reader(docs.watch("g", after=position))
             seen = await reader.count(1)
             await reader.stop()

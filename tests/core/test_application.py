@@ -74,6 +74,24 @@ async def test_watches_end_when_the_application_is_closed(storage: dict[str, Any
     assert seen == ["sync"]
 
 
+async def test_who_joins_while_the_application_is_closed_is_told(
+    storage: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an error: a cancellation that nobody asked for would end a task without a word."""
+    asked = asyncio.Event()
+
+    async def never(*_: Any, **__: Any) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async with application(storage) as motia:
+        monkeypatch.setattr(motia.storages["default"], "snapshot", never)
+        joining = asyncio.create_task(anext(motia.streams["documents"].watch("g")))
+        await asyncio.wait_for(asked.wait(), DEADLINE)
+    with pytest.raises(BackendUnavailable, match="closed"):
+        await asyncio.wait_for(joining, DEADLINE)
+
+
 async def test_a_watch_has_one_reader(storage: dict[str, Any]) -> None:
     async with application(storage) as motia:
         docs = motia.streams["documents"]
