@@ -27,7 +27,8 @@ DEAF = 0.25
 """Seconds between two looks while none can."""
 OFFERED = 64
 """Pieces of news that a watch may leave unread; beyond, it reads the log."""
-_SLOWEST = 5.0  # seconds between two attempts to connect, at most
+_SOONEST = 0.05  # seconds until the first new attempt to listen
+_SLOWEST = 5.0  # seconds between two attempts, at most; what lasts longer begins at the soonest again
 
 _log = logging.getLogger(__name__)
 
@@ -95,11 +96,10 @@ class Bells:
         self._ring_all()
 
     async def _hear(self) -> None:
-        delay = 0.05
+        delay = _SOONEST
+        clock = asyncio.get_running_loop().time
 
         def hear(news: News | None) -> None:
-            nonlocal delay
-            delay = 0.05
             if news is None:
                 self._hearing = True
                 self._ring_all()  # what happened before it could be heard
@@ -108,11 +108,15 @@ class Bells:
                     bell.ring(news)
 
         while True:
+            began = clock()
             try:
                 await self._database.listen(hear)
             except Exception as error:  # whatever it is: the looks go on
                 _log.debug("%s: no news: %r", self._database.name, error)
             self._hearing = False
+            # Who is let in and thrown out again, as over a rate limit, does not storm the door.
+            if clock() - began > _SLOWEST:
+                delay = _SOONEST
             await asyncio.sleep(delay)
             delay = min(_SLOWEST, delay * 2)
 

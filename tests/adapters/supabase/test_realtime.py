@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from functools import partial
 from typing import Any
@@ -95,6 +96,43 @@ async def test_what_is_told_before_realtime_follows_the_database_is_read_once_it
             project.standin.set_replicating(True)
         await reader.until(partial(_has, "x"))
         await reader.stop()
+
+
+async def test_whoever_is_let_in_and_thrown_out_asks_ever_less_often(
+    project: Project, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Realtime does with a project over its limit of messages a second."""
+    waits: list[float] = []
+    sleep = asyncio.sleep
+
+    async def sleeping(seconds: float) -> None:
+        if (task := asyncio.current_task()) is not None and task.get_name().endswith("-news"):
+            waits.append(seconds)
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleeping)
+    monkeypatch.setattr("motia_adapters.postgresql.bells._SLOWEST", 3600.0)  # no connection here lasts that long
+    async with project.opened(namespace) as adapter:
+        await adapter.prepare(SPEC)
+        reader = Reader(adapter.watch(SPEC, await adapter.head(SPEC)))
+        await reader.count(1)
+
+        async def hears() -> bool:
+            return adapter._bells.hears
+
+        async def deaf() -> bool:
+            return not adapter._bells.hears
+
+        for _ in range(5):
+            await eventually(hears, "Realtime to be joined")
+            project.standin.set_realtime(False)
+            try:
+                await eventually(deaf, "the loss to be noticed")
+            finally:
+                project.standin.set_realtime(True)
+        await reader.stop()
+    assert waits == sorted(set(waits))
+    assert len(waits) >= 4
 
 
 async def test_a_write_does_not_fail_when_the_database_has_no_realtime(project: Project, namespace: str) -> None:
