@@ -251,8 +251,9 @@ class Firestore:
             asked = kind.FromString(request)
             call: Any = self._channel.unary_stream(f"/{SERVICE}/{method}")
             try:
-                if asked.WhichOneof("consistency_selector"):
-                    if time.time() - asked.read_time.seconds - asked.read_time.nanos / 1e9 > self.memory:
+                if (selector := asked.WhichOneof("consistency_selector")) is not None:
+                    age = time.time() - asked.read_time.seconds - asked.read_time.nanos / 1e9
+                    if selector == "read_time" and age > self.memory:
                         context.abort(grpc.StatusCode.FAILED_PRECONDITION, TOO_OLD)
                     answers = list(call(request, metadata=OWNER))
                 else:
