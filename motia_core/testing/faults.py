@@ -394,7 +394,7 @@ class SilentGapAfterTrim(_OwnLocate):
 
     def lenient(self, state: Any, position: str) -> int | None:
         number, _, identity = position.partition("-")
-        if identity == self.store.identity and int(number, 16) < state.floor:
+        if identity == self.store.identity and len(number) == 16 and int(number, 16) < state.floor:
             return int(state.floor)
         return None
 
