@@ -112,6 +112,32 @@ async def test_the_replication_role_passes_nothing_by(orders: Database) -> None:
         assert told(await read_log(adapter, SPEC, head)) == [("create", "g", "x", 1)]
 
 
+async def test_backslashes_are_what_the_writer_s_session_takes_them_for(orders: Database) -> None:
+    """``standard_conforming_strings``, once on for a program, once for the whole database."""
+    write = (
+        "INSERT INTO orders (customer, code, n, extra) VALUES ('g', 'x', 1, E'[\"\\\\u0000\"]'), (chr(1), 'y', 2, NULL)"
+    )
+    async with orders.opened(mapped=ORDERS) as adapter:
+        await adapter.prepare(SPEC)
+        head = await adapter.head(SPEC)
+        await orders.psql.run(f"SET standard_conforming_strings = off; {write}; UPDATE orders SET customer = 'h'")
+        told_off = told(await read_log(adapter, SPEC, head))
+    name = orders.url.rsplit("/", 1)[1]
+    await orders.psql.run(f"TRUNCATE orders; ALTER DATABASE {name} SET standard_conforming_strings = off")
+    async with orders.opened(mapped=ORDERS) as adapter:
+        await adapter.prepare(SPEC)
+        head = await adapter.head(SPEC)
+        await orders.psql.run(f"{write}; UPDATE orders SET customer = 'h'")
+        assert told(await read_log(adapter, SPEC, head)) == told_off
+        assert [item.id for item in (await adapter.snapshot(SPEC, "h", None, limit=None)).items] == ["x", "y"]
+    assert told_off == [
+        ("create", "g", "x", 1),
+        ("delete", "g", "x", 1),
+        ("create", "h", "x", 1),
+        ("create", "h", "y", 2),
+    ]
+
+
 async def test_a_row_that_cannot_be_an_item_comes_and_goes(orders: Database) -> None:
     """Its group or id holds a control character, or is too long: it is no item, until it is."""
     async with orders.opened(mapped=ORDERS) as adapter:

@@ -9,6 +9,8 @@
 -- so the order is taken after the commit, and a transaction that is held open is neither missed
 -- nor waited for. The changes of one item come in the order of its row's lock, which is theirs.
 --
+-- Backslashes are in E'' strings alone: what they are in others is a setting of the writer's session.
+--
 -- What goes past it: ALTER TABLE ... DISABLE TRIGGER; and where a row trigger of your own
 -- changes further rows of the same statement, those changes may be told in another order.
 
@@ -60,13 +62,13 @@ ALTER TABLE motia.row_version ENABLE ROW LEVEL SECURITY;
 CREATE FUNCTION motia.usable(p_key text) RETURNS boolean
 -- Whether a text may be a group or an id.
 LANGUAGE sql IMMUTABLE AS $$
-    SELECT p_key IS NOT NULL AND octet_length(p_key) BETWEEN 1 AND 512 AND p_key !~ '[\u0001-\u001f\u007f-\u009f]'
+    SELECT p_key IS NOT NULL AND octet_length(p_key) BETWEEN 1 AND 512 AND p_key !~ E'[\\u0001-\\u001f\\u007f-\\u009f]'
 $$;
 
 CREATE FUNCTION motia.plain(p_row json) RETURNS json
 -- A row without \u0000 and surrogates in its json columns, past which nothing can be read; its group and id have none.
 LANGUAGE sql IMMUTABLE AS $$
-    SELECT regexp_replace(p_row::text, '(\\\\)|\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})', '\1', 'g')::json
+    SELECT regexp_replace(p_row::text, E'(\\\\\\\\)|\\\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})', E'\\1', 'g')::json
 $$;
 
 CREATE FUNCTION motia.capture() RETURNS trigger
@@ -86,13 +88,13 @@ DECLARE
 BEGIN
     IF TG_OP <> 'INSERT' AND TG_LEVEL = 'ROW' THEN
         v_old := to_json(OLD);
-        v_keys := CASE WHEN position('\u' IN v_old::text) = 0 THEN v_old ELSE motia.plain(v_old) END;
+        v_keys := CASE WHEN position(E'\\u' IN v_old::text) = 0 THEN v_old ELSE motia.plain(v_old) END;
         v_old_grp := v_keys ->> TG_ARGV[1];
         v_old_id := v_keys ->> TG_ARGV[2];
     END IF;
     IF TG_OP IN ('INSERT', 'UPDATE') THEN
         v_row := to_json(NEW);
-        v_keys := CASE WHEN position('\u' IN v_row::text) = 0 THEN v_row ELSE motia.plain(v_row) END;
+        v_keys := CASE WHEN position(E'\\u' IN v_row::text) = 0 THEN v_row ELSE motia.plain(v_row) END;
         v_grp := v_keys ->> TG_ARGV[1];
         v_id := v_keys ->> TG_ARGV[2];
         IF v_grp = v_old_grp AND v_id = v_old_id THEN
@@ -207,7 +209,7 @@ CREATE FUNCTION motia.captured(p_relid oid, p_stream integer) RETURNS boolean
 LANGUAGE sql STABLE AS $$
     SELECT count(*) = 2 FROM pg_trigger
     WHERE tgrelid = p_relid AND tgfoid = 'motia.capture'::regproc AND tgenabled = 'A'
-      AND tgname IN ('!motia_rows', '!motia_truncate') AND encode(tgargs, 'escape') LIKE p_stream || '\\000%'
+      AND tgname IN ('!motia_rows', '!motia_truncate') AND encode(tgargs, 'escape') LIKE p_stream || E'\\\\000%'
 $$;
 
 CREATE FUNCTION motia.map_table(p_schema text, p_table text, p_group text, p_id text) RETURNS json
@@ -693,7 +695,7 @@ BEGIN
                     RAISE EXCEPTION USING ERRCODE = 'MO001', MESSAGE = 'ignored it (a trigger of its own did)';
                 END IF;
                 IF w.k <> 'd' THEN
-                    v_seen := CASE WHEN position('\u' IN v_new::text) = 0 THEN v_new ELSE motia.plain(v_new) END;
+                    v_seen := CASE WHEN position(E'\\u' IN v_new::text) = 0 THEN v_new ELSE motia.plain(v_new) END;
                     SELECT key INTO v_bad FROM json_each(w.v::json) AS given
                         WHERE key NOT IN (m.grp_column, m.id_column)
                           AND NOT (json_typeof(value) = 'null' AND key IN (SELECT json_array_elements_text(coalesce(w.d, '[]'))))
