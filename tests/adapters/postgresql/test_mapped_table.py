@@ -257,6 +257,33 @@ async def test_the_tables_own_rules_are_kept_and_told(database: Database) -> Non
         assert await adapter.get(SPEC, "a", "c") is None
 
 
+@pytest.mark.parametrize("where", ["public", "elsewhere"])
+async def test_what_the_tables_triggers_and_defaults_call_by_bare_names_is_found(
+    database: Database, where: str
+) -> None:
+    name = database.url.rsplit("/", 1)[1]
+    if where != "public":
+        await database.psql.run(f"CREATE SCHEMA elsewhere; ALTER DATABASE {name} SET search_path = public, elsewhere")
+    await database.psql.run(
+        f"CREATE TABLE {where}.audit (n int);"
+        f" CREATE FUNCTION {where}.next() RETURNS int LANGUAGE sql AS 'SELECT count(*)::int FROM audit';"
+        f" CREATE TABLE t (g text, i text, n int NOT NULL DEFAULT {where}.next(), PRIMARY KEY (g, i));"
+        " CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN INSERT INTO audit VALUES (next()); RETURN NULL; END';"
+        " CREATE TRIGGER note AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION note();"
+        " CREATE CONSTRAINT TRIGGER late AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION note()"
+    )
+    mapped = mapping()
+    await database.migrate(mapped)
+    async with database.opened(mapped=mapped) as adapter:
+        first = await write(adapter, "a", "b", {})
+        assert first.new_value == {"n": 0, "g": "a", "i": "b"}
+        await write(adapter, "a", "b", {"n": 7})
+        await adapter.write(SPEC, [Write("delete", "a", "b")])
+    assert await database.psql.value(f"SELECT array_agg(n ORDER BY n) FROM {where}.audit") == [0, 1, 2, 3]
+
+
 async def test_a_table_that_is_dropped_is_told(orders: Database) -> None:
     async with orders.opened(mapped=ORDERS) as adapter:
         position = (await write(adapter, "g", "x", {"n": 1})).position

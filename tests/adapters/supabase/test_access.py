@@ -243,6 +243,32 @@ async def test_a_mapped_tables_own_policies_decide(project: Project) -> None:
         assert answer == {"authorized": expected}
 
 
+async def test_policies_may_call_what_needs_the_users_search_path(project: Project, namespace: str) -> None:
+    mapped = MappedOptions(table="shared", group_field="room", id_field="id")
+    await project.psql.run(
+        "DROP TABLE IF EXISTS shared, members CASCADE; CREATE TABLE members (room text, member text);"
+        " GRANT SELECT ON members TO authenticated;"
+        " CREATE OR REPLACE FUNCTION public.in_room(p_room text) RETURNS boolean LANGUAGE sql STABLE AS"
+        " 'SELECT EXISTS (SELECT FROM members WHERE room = p_room AND member = auth.uid()::text)';"
+        " CREATE TABLE shared (room text, id text, PRIMARY KEY (room, id));"
+        " ALTER TABLE shared ENABLE ROW LEVEL SECURITY; GRANT SELECT ON shared TO authenticated;"
+        " CREATE POLICY mine ON shared FOR SELECT TO authenticated USING (in_room(room));"
+        " DROP POLICY IF EXISTS owners ON motia.item;"
+        " CREATE POLICY owners ON motia.item FOR SELECT TO authenticated USING (in_room(grp));"
+        f" INSERT INTO members VALUES ('r', '{ANN}'); INSERT INTO shared VALUES ('r', '1'), ('s', '2')"
+    )
+    await project.adapter(mapped=mapped, database_url=project.psql.url).migrate()
+    async with project.opened(namespace) as adapter:
+        await adapter.prepare(SPEC)
+        await adapter.write(SPEC, [Write("set", "r", "x", b"{}"), Write("set", "s", "y", b"{}")])
+    auth = SupabaseAuth(project.url, jwt_secret=project.jwt_secret, anon_key=project.anon_key, namespace=namespace)
+    ann = (await admitted(auth, project.key("authenticated", sub=ANN, aud="authenticated"))).context
+    for group, expected in (("r", True), ("s", False)):
+        subscription = SimpleNamespace(stream_name="documents", group_id=group, id=None)
+        assert await auth.may_read_rows(subscription, ann, "shared") == {"authorized": expected}
+        assert await auth.may_read(subscription, ann) == {"authorized": expected}
+
+
 async def test_users_may_call_nothing_else(project: Project, namespace: str) -> None:
     """The service's functions, and the log, are closed to users and to everybody."""
     import httpx

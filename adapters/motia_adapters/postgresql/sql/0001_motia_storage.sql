@@ -637,7 +637,8 @@ END $$;
 
 CREATE FUNCTION motia.readable(p_namespace text, p_stream text, p_group text, p_id text) RETURNS json
 -- Whether the caller's own rights (row level security on motia.item) show anything of a group, or the item.
-LANGUAGE sql STABLE SECURITY INVOKER SET search_path = motia, pg_temp AS $$
+-- With the caller's search_path, as policies may call functions that need it.
+LANGUAGE sql STABLE SECURITY INVOKER AS $$
     SELECT to_json(EXISTS (
         SELECT FROM motia.item AS i JOIN motia.stream AS s ON s.id = i.stream
         WHERE s.namespace = p_namespace AND s.name = p_stream AND i.grp = p_group AND (p_id IS NULL OR i.id = p_id)

@@ -570,6 +570,16 @@ BEGIN
     RETURN v_found;
 END $$;
 
+CREATE FUNCTION motia.own_path() RETURNS text
+-- The search_path that the owner of these functions has in this database, never the caller's, who could mislead them.
+LANGUAGE sql STABLE AS $$
+    SELECT concat_ws(', ', nullif(coalesce((
+        SELECT substr(setting, 13) FROM pg_db_role_setting, unnest(setconfig) AS setting
+        WHERE setting LIKE 'search_path=%' AND setrole IN (0, current_user::regrole)
+          AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+        ORDER BY setrole = 0, setdatabase = 0 LIMIT 1), '"$user", public'), ''), 'pg_temp')
+$$;
+
 CREATE FUNCTION motia.write_rows(p_namespace text, p_stream text, p_logged boolean, p_units text) RETURNS json
 -- As motia.write, but v is the row's columns, as a JSON object, and d those that may keep what they hold, or their defaults.
 -- The answer has, too: the row afterwards, as the last part of each result; {"w": [group, id]} where
@@ -578,6 +588,8 @@ CREATE FUNCTION motia.write_rows(p_namespace text, p_stream text, p_logged boole
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = motia, pg_temp
 SET timezone = 'UTC' SET datestyle = 'ISO' SET intervalstyle = 'iso_8601' SET bytea_output = 'hex' SET extra_float_digits = 1 AS $$
 DECLARE
+    v_ours constant text := current_setting('search_path');
+    v_theirs constant text := motia.own_path();  -- for what the table's triggers, checks and defaults call by its bare name
     m motia.mapping;
     s motia.stream;
     t record;
@@ -596,6 +608,7 @@ DECLARE
     v_found boolean;
     v_failed text;
     v_columns text[];
+    v_sql text;
     v_bad text;
     v_ns bigint[];
     v_unit jsonb[];
@@ -672,22 +685,26 @@ BEGIN
                 END IF;
                 v_before := coalesce(p.own, -1);
                 IF w.k = 'd' THEN
-                    EXECUTE format('DELETE FROM ONLY %s AS t WHERE t.%I = $1::%s AND t.%I = $2::%s',
-                                   m.tbl, m.grp_column, m.grp_type, m.id_column, m.id_type) USING w.g, w.i;
+                    v_sql := format('DELETE FROM ONLY %s AS t WHERE t.%I OPERATOR(pg_catalog.=) $2::%s AND t.%I OPERATOR(pg_catalog.=) $3::%s',
+                                    m.tbl, m.grp_column, m.grp_type, m.id_column, m.id_type);
                 ELSIF v_found THEN
                     SELECT array_agg(format('%1$I = r.%1$I', key)) INTO v_columns FROM json_each(w.v::json)
                         WHERE key NOT IN (m.grp_column, m.id_column)
                           AND (json_typeof(value) <> 'null' OR key NOT IN (SELECT json_array_elements_text(coalesce(w.d, '[]'))));
-                    EXECUTE format('UPDATE ONLY %s AS t SET %s FROM json_populate_record(NULL::%s, $1) AS r WHERE t.%I = $2::%s AND t.%I = $3::%s',
-                                   m.tbl, coalesce(array_to_string(v_columns, ', '), format('%1$I = t.%1$I', m.grp_column)), m.tbl,
-                                   m.grp_column, m.grp_type, m.id_column, m.id_type) USING w.v::json, w.g, w.i;
+                    v_sql := format('UPDATE ONLY %s AS t SET %s FROM pg_catalog.json_populate_record(NULL::%s, $1) AS r'
+                                    ' WHERE t.%I OPERATOR(pg_catalog.=) $2::%s AND t.%I OPERATOR(pg_catalog.=) $3::%s',
+                                    m.tbl, coalesce(array_to_string(v_columns, ', '), format('%1$I = t.%1$I', m.grp_column)), m.tbl,
+                                    m.grp_column, m.grp_type, m.id_column, m.id_type);
                 ELSE
                     SELECT array_agg(format('%I', key)) INTO v_columns FROM json_each(w.v::json)
                         WHERE json_typeof(value) <> 'null' OR key NOT IN (SELECT json_array_elements_text(coalesce(w.d, '[]')));
-                    EXECUTE format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM json_populate_record(NULL::%s, $1) AS r',
-                                   m.tbl, array_to_string(v_columns, ', '), 'r.' || array_to_string(v_columns, ', r.'), m.tbl)
-                        USING w.v::json;
+                    v_sql := format('INSERT INTO %s (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM pg_catalog.json_populate_record(NULL::%s, $1) AS r',
+                                    m.tbl, array_to_string(v_columns, ', '), 'r.' || array_to_string(v_columns, ', r.'), m.tbl);
                 END IF;
+                -- Nothing of ours but what names its schema runs with the owner's path: others may put objects into it.
+                PERFORM set_config('search_path', v_theirs, true);
+                EXECUTE v_sql USING w.v::json, w.g, w.i;
+                PERFORM set_config('search_path', v_ours, true);
                 SELECT n, CASE WHEN type <> 'delete' THEN value END INTO v_own, v_new FROM motia.inbox AS i
                     WHERE i.stream = m.stream AND i.tx = pg_current_xact_id() AND i.grp = w.g AND i.id = w.i AND i.type <> 'event'
                       AND n > v_before ORDER BY n DESC LIMIT 1;
@@ -711,7 +728,9 @@ BEGIN
                 v_unit := v_unit || jsonb_build_object('t', CASE WHEN w.k = 'd' THEN 'delete' WHEN v_found THEN 'update' ELSE 'create' END,
                                                        'n', v_own, 'old', v_row, 'new', v_new::text);
             END LOOP;
+            PERFORM set_config('search_path', v_theirs, true);
             SET CONSTRAINTS ALL IMMEDIATE;
+            PERFORM set_config('search_path', v_ours, true);
         EXCEPTION
             WHEN deadlock_detected OR serialization_failure OR lock_not_available OR insufficient_resources OR operator_intervention THEN
                 RAISE;
@@ -794,7 +813,8 @@ $$;
 
 CREATE FUNCTION motia.readable_rows(p_schema text, p_table text, p_group text, p_id text) RETURNS json
 -- Whether the caller's own rights (grants and row level security of the table) show anything of a group, or the row.
-LANGUAGE plpgsql STABLE SECURITY INVOKER SET search_path = motia, pg_temp AS $$
+-- With the caller's search_path, as policies may call functions that need it.
+LANGUAGE plpgsql STABLE SECURITY INVOKER AS $$
 DECLARE
     m record;
     v_found boolean;
