@@ -46,6 +46,12 @@ def emulator() -> Generator[Firestore, None, None]:
     asyncio.run(server.stop())
 
 
+def _stream_on(adapter: Any, stack: AsyncExitStack) -> Stream[dict[str, Any]]:
+    hub = Hub(adapter, DOCS)
+    stack.push_async_callback(hub.close)
+    return Stream(DOCS, adapter, hub, schema=compile_schema("stream 'docs'", None), max_value_bytes=1_000_000)
+
+
 class Lab:
     """A gateway, and adapters and streams that reach the emulator through it."""
 
@@ -71,10 +77,7 @@ class Lab:
 
     async def stream(self, adapter: Any = None, **options: Any) -> Stream[dict[str, Any]]:
         """A stream with a hub of its own."""
-        adapter = adapter or await self.connect(**options)
-        hub = Hub(adapter, DOCS)
-        self._stack.push_async_callback(hub.close)
-        return Stream(DOCS, adapter, hub, schema=compile_schema("stream 'docs'", None), max_value_bytes=1_000_000)
+        return _stream_on(adapter or await self.connect(**options), self._stack)
 
 
 async def upkeep_done(docs: Stream[dict[str, Any]]) -> None:
@@ -133,9 +136,7 @@ class Till:
         self._stack.push_async_callback(adapter.close)
         await adapter.open()
         await adapter.prepare(DOCS)
-        hub = Hub(adapter, DOCS)
-        self._stack.push_async_callback(hub.close)
-        return Stream(DOCS, adapter, hub, schema=compile_schema("stream 'docs'", None), max_value_bytes=1_000_000)
+        return _stream_on(adapter, self._stack)
 
     def since(self) -> tuple[int, int, int]:
         """Reads, writes and deletes since the last look."""

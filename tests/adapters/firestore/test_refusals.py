@@ -51,6 +51,18 @@ async def _say_what_is_missing(calls: list[Callable[[], Awaitable[Any]]]) -> Non
             assert not isinstance(caught.value, BackendUnavailable)
 
 
+def _reads(docs: Stream[dict[str, Any]]) -> list[Callable[[], Awaitable[Any]]]:
+    """Every way to read."""
+    adapter = docs.hub.adapter
+    return [
+        lambda: docs.get("g", "x"),
+        lambda: docs.list("g"),
+        docs.list_groups,
+        lambda: adapter.snapshot(DOCS, "g", None, limit=None),
+        lambda: adapter.head(DOCS),
+    ]
+
+
 async def _watch(adapter: Any, position: str, batches: list[Batch]) -> None:
     """Take what is told from a position on, until that is an error."""
     async with asyncio.timeout(DEADLINE), aclosing(adapter.watch(DOCS, position)) as watch:
@@ -64,17 +76,12 @@ async def test_an_account_that_may_only_listen_and_write(lab: Lab) -> None:
     reader = Reader(docs.watch("g"))
     await reader.count(1)
     await listening(docs)
-    adapter = docs.hub.adapter
     _refuse(lab.gateway, grpc.StatusCode.PERMISSION_DENIED, DENIED, *READS)
     await docs.set("g", "x", {"n": 1})  # this process wrote it last: nothing need be read
     await reader.count(2)
     await _say_what_is_missing(
         [
-            lambda: docs.get("g", "x"),
-            lambda: docs.list("g"),
-            docs.list_groups,
-            lambda: adapter.snapshot(DOCS, "g", None, limit=None),
-            lambda: adapter.head(DOCS),
+            *_reads(docs),
             lambda: docs.set("g", "unknown", {"n": 1}),
             lambda: anext(aiter(docs.watch("other"))),
         ]
@@ -146,18 +153,8 @@ async def _mapped(till: Till) -> tuple[Stream[dict[str, Any]], Reader]:
 async def test_mapped_documents_that_may_only_be_listened_to_and_written(till: Till) -> None:
     docs, reader = await _mapped(till)
     other = await till.stream()
-    adapter = docs.hub.adapter
     _refuse(till.standin, grpc.StatusCode.PERMISSION_DENIED, DENIED, *READS)
-    await _say_what_is_missing(
-        [
-            lambda: docs.get("g", "x"),
-            lambda: docs.list("g"),
-            docs.list_groups,
-            lambda: adapter.snapshot(DOCS, "g", None, limit=None),
-            lambda: adapter.head(DOCS),
-            lambda: docs.set("g", "y", {"n": 1}),
-        ]
-    )
+    await _say_what_is_missing([*_reads(docs), lambda: docs.set("g", "y", {"n": 1})])
     till.standin.refuse = None
     await other.set("g", "y", {"n": 2})
     await docs.delete("g", "x")
