@@ -69,15 +69,13 @@ class CoalescedAdapter(MemoryAdapter):
         self._shows(snapshot.items)
         return snapshot
 
-    async def watch(self, stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:
+    def watch(self, stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:
         """Look, tell what is different, wait a little."""
-        async for batch in self._follow(stream, after, whole=False):
-            yield batch
+        return self._follow(stream, after, whole=False)
 
-    async def resume(self, stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:
+    def resume(self, stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:
         """The first time leave out nothing: others may have told of it."""
-        async for batch in self._follow(stream, after, whole=True):
-            yield batch
+        return self._follow(stream, after, whole=True)
 
     async def _follow(self, stream: StreamSpec, after: str, *, whole: bool) -> AsyncGenerator[Batch, None]:
         async with aclosing(super().watch(stream, after)) as batches:

@@ -247,3 +247,8 @@ async def eventually(check: Callable[[], Coroutine[Any, Any, bool]], what: str) 
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"waited {DEADLINE} s in vain for: {what}") from None
+
+
+def ends_at(position: str) -> Callable[[list[Any]], bool]:
+    """At a write's position; where states are told a subscriber's goes on with its hub's mark."""
+    return lambda seen: bool(seen) and seen[-1].position.startswith(position)

@@ -83,7 +83,7 @@ class Told(NamedTuple):
 
 def is_coalesced(stream: Stream[Any]) -> bool:
     """Whether the stream's backend tells states instead of steps (B9)."""
-    return stream.capabilities.history.level == "limited"
+    return stream.capabilities.is_coalesced
 
 
 def told(changes: Iterable[Any]) -> list[Told]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
 from contextlib import aclosing
 from itertools import pairwise
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 from motia_core.adapter import Retention
 from motia_core.errors import PositionExpired, UnsupportedCapability
 from motia_core.model import StreamSpec
-from motia_core.testing.harness import DEADLINE, Cannot, Reader, World, eventually, read_log
+from motia_core.testing.harness import DEADLINE, Cannot, Reader, World, ends_at, eventually, read_log
 from motia_core.testing.history import Told, check_history, is_coalesced, story, told
 from motia_core.testing.suite import Suite
 
@@ -190,7 +189,7 @@ class Order(Suite):
         await reader.count(1)
         for number in range(20):
             result = await mine.set("g", "x", {"n": number})
-            await reader.until(_ends_at(result.position))
+            await reader.until(ends_at(result.position))
             assert await theirs.get("g", "x") == {"n": number}
         assert len(reader.seen) == 21
         await reader.stop()
@@ -493,11 +492,6 @@ class Order(Suite):
         with pytest.raises(UnsupportedCapability):
             async with aclosing(adapter.watch(spec, await adapter.head(spec))) as batches:
                 await anext(batches)
-
-
-def _ends_at(position: str) -> Callable[[list[Any]], bool]:
-    """At a write's position; where states are told a subscriber's goes on with its hub's mark."""
-    return lambda seen: bool(seen) and seen[-1].position.startswith(position)
 
 
 def _ahead(position: str) -> str:

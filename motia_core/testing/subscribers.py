@@ -17,7 +17,7 @@ from motia_core.adapter import Adapter
 from motia_core.errors import BackendError, BackendUnavailable, GroupTooLarge, MotiaError, OutcomeUnknown
 from motia_core.model import Batch, StreamSpec
 from motia_core.ring import RING_CHANGES
-from motia_core.testing.harness import DEADLINE, Cannot, Reader, World, eventually
+from motia_core.testing.harness import DEADLINE, Cannot, Reader, World, ends_at, eventually
 from motia_core.testing.history import is_coalesced
 from motia_core.testing.suite import Suite
 
@@ -80,7 +80,7 @@ class Subscribers(Suite):
         for number in range(1, 20):
             result = await docs.set("g", "x", {"n": number})
             if is_coalesced(docs):
-                await reader.until(_ends_at(result.position))
+                await reader.until(ends_at(result.position))
         await docs.delete("g", "x")
         seen = await reader.count(21)
         await reader.stop()
@@ -163,7 +163,7 @@ class Subscribers(Suite):
         for stream in (docs, await world.stream(adapter=docs.hub.adapter)):
             reader = Reader(stream.watch("g", after=position))
             result = await docs.set("g", "x", {"n": 1})
-            await reader.until(_ends_at(result.position))
+            await reader.until(ends_at(result.position))
             assert all(entry.type != "sync" for entry in reader.seen)
             await reader.stop()
 
@@ -305,7 +305,7 @@ class Subscribers(Suite):
         assert (entry.type, entry.reason) == ("sync", "overflow")
         assert sorted(item["n"] for item in entry.data) == list(range(total - 100, total))
         last = await docs.set("g", "last", {})
-        assert _ends_at(last.position)([await anext(slow)])
+        assert ends_at(last.position)([await anext(slow)])
         await slow.aclose()
 
     async def test_C6_a_watch_that_dies_is_restarted_where_it_was(self, world: World) -> None:
@@ -427,11 +427,6 @@ class Resilience(Suite):
                 await reader.until(lambda _: False)
         never_opened = world.harness.make(world.settings())
         await never_opened.close()
-
-
-def _ends_at(position: str) -> Callable[[list[Any]], bool]:
-    """At a write's position; where states are told a subscriber's goes on with its hub's mark."""
-    return lambda seen: bool(seen) and seen[-1].position.startswith(position)
 
 
 def _check_subscriber(seen: list[Any], final: dict[str, Any]) -> None:

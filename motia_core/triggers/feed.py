@@ -128,8 +128,8 @@ class Feed:
         for partition, crew in members.items():
             alone = self.coalesced and not partition.reads_here
             apart.setdefault(partition.read if alone else "", {})[partition] = crew
-        for position, together in apart.items():
-            reader = Reader(self, together, position or min(partition.read for partition in together))
+        for together in apart.values():
+            reader = Reader(self, together, min(partition.read for partition in together))
             self.catching[reader] = None
             self._spawn(reader)
 

@@ -139,23 +139,22 @@ class MappedStream:
         for each document that there was.
         """
         await self._states.start()
-        time = await self._places.check(after)
         kept = self._states.kept
         with kept.ringing() as bell:
-            position = after
             if elsewhere or after < kept.since:
-                await self._states.reach(time)
-                changes, position = await self._comparison.since(after, time)
-                yield Batch(tuple(changes), position)
+                batch = await self._compare(after)
             else:
-                yield Batch((), position)
+                await self._places.check(after)
+                batch = Batch((), after)
+            yield batch
+            position = batch.position
             while not self._closed:
                 bell.clear()
                 now = self._layout.position(self._states.time)
                 if position < kept.since:  # whoever reads this was too slow
-                    time = await self._places.check(position)
-                    changes, position = await self._comparison.since(position, time)
-                    yield Batch(tuple(changes), position)
+                    batch = await self._compare(position)
+                    position = batch.position
+                    yield batch
                     continue
                 if now > position:
                     new = kept.after(position)
@@ -179,6 +178,13 @@ class MappedStream:
             await self._events.trim(self._connection.now())
 
     # -- inside ------------------------------------------------------------------------
+
+    async def _compare(self, after: str) -> Batch:
+        """All that is different from a position, up to one that what is kept goes on from."""
+        time = await self._places.check(after)
+        await self._states.reach(time)
+        changes, position = await self._comparison.since(after, time)
+        return Batch(tuple(changes), position)
 
     def _wrote(self, round: Round) -> None:
         self._has_sent = self._has_sent or bool(round.entries)
