@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
+import functools
 import json
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -396,16 +399,11 @@ class Firestore(Server):
         if not jars:
             raise Missing("firestore: the Debian package google-cloud-cli-firestore-emulator is not installed")
         main = "com.google.cloud.datastore.emulator.firestore.CloudFirestore"
+        # The second door, which nobody uses here: left to itself the emulator may take the port of another server.
         seed = [] if self.seed is None else [f"--seed_from_export={self.seed}"]
         return [program_named("java"), "-Xmx1g", "-Duser.language=en", "-cp", jars[0], main,
-                "start", "--host=127.0.0.1", f"--port={self.port}", f"--websocket_port={self._other_port()}",
+                "start", "--host=127.0.0.1", f"--port={self.port}", f"--websocket_port={free_port()}",
                 *seed]  # fmt: skip
-
-    def _other_port(self) -> int:
-        """For a door of the emulator that nobody uses here: left to itself it may take the port of the other one."""
-        while (port := free_port()) == self.port:
-            continue
-        return port
 
     def _answers(self) -> bool:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=1) as answer:
@@ -520,10 +518,37 @@ async def start_or_skip(server: Server) -> None:
 
 
 def free_port() -> int:
-    """A loopback TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback TCP port that nobody listens on, and that no other process is given here as long as this one lives.
+
+    None of those that systems give to outgoing connections (Linux: from 32768): one of these
+    may be gone before a server takes it, or while a server is being restarted.
+    """
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_768)
+        if port in _reserved or not _reserve(port):
+            continue
+        _reserved.add(port)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+_reserved: set[int] = set()
+
+
+def _reserve(port: int) -> bool:
+    """Lock one byte of a file that all processes of this user share; the system unlocks it when this process ends."""
+    try:
+        fcntl.lockf(_ports_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
+
+
+@functools.cache
+def _ports_file() -> int:
+    return os.open(cache_folder() / "ports", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
 
 
 def cache_folder() -> Path:

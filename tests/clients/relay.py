@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 
+from motia_core.testing.servers import free_port
+
 
 class Relay:
     """A TCP relay at a port that stays: connections can be cut, or left hanging, at will."""
 
     def __init__(self) -> None:
-        self.port = 0
+        self.port = free_port()
         self.target = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -19,7 +21,6 @@ class Relay:
 
     async def start(self) -> None:
         self._server = await asyncio.start_server(self._relay, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop_listening(self) -> None:
         if self._server:

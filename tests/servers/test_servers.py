@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 
 import pytest
 
 from motia_core.testing.proxy import Proxy
-from motia_core.testing.servers import SERVERS, Missing, Server, start_or_skip
+from motia_core.testing.servers import SERVERS, Missing, Server, free_port, start_or_skip
 
 
 @pytest.mark.parametrize("name", sorted(SERVERS))
@@ -82,3 +84,16 @@ async def test_the_proxy_passes_stalls_swallows_cuts_and_refuses() -> None:
         refused.close()
         writer.close()
         assert proxy.connections == 2
+
+
+def test_a_port_is_given_to_one_process_and_never_to_an_outgoing_connection() -> None:
+    ports = [free_port() for _ in range(100)]
+    assert len(set(ports)) == 100
+    assert all(10_000 <= port < 32_768 for port in ports)
+    drawn = f"iter({[*ports, ports[0]]} + list(range(10_000, 32_768)))"
+    script = (
+        f"import random; drawn = {drawn}; random.SystemRandom.randrange = lambda *_: next(drawn)\n"
+        "from motia_core.testing.servers import free_port; print(free_port())"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(said.stdout) not in ports
