@@ -9,8 +9,8 @@ import nox
 
 HERE = Path(__file__).parent
 BACKENDS = ["memory", "sqlite", "redis", "firestore", "mongodb", "supabase", "postgres"]
-SERVERS = {"supabase": "postgres"}
-"""The server that a backend's tests need, where its name is another."""
+SERVERS = {"supabase": "postgres,postgrest"}
+"""The servers that a backend's tests need, where their names are others."""
 INSTALL = ("--editable", ".[all,testing]", "--editable", "plugins_contrib/motia-postgres", "--group", "test")
 
 nox.options.sessions = ["lint", "typing", "tests", "build"]

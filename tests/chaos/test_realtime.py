@@ -17,6 +17,7 @@ from motia_core.model import StreamSpec, Write
 from motia_core.testing.harness import eventually
 from motia_core.testing.servers import PostgreSQL, start_or_skip
 
+from ..stack.supabase import seen
 from ..standins.supabase import SET_UP, Supabase, key
 from .figures import SCALE, Figures, bounded
 
@@ -32,9 +33,10 @@ async def test_realtime_down_for_minutes_loses_nothing_and_heals(chance: random.
     await start_or_skip(server)
     psql = Psql(server.url)
     await psql.run(SET_UP)
-    await psql.migrate(supabase=True)
     standin = Supabase(server.url)
-    standin.start()
+    await standin.start()
+    await psql.migrate(supabase=True)
+    await seen(standin.url, key())
     try:
         async with AsyncExitStack() as stack:
             options = SupabaseOptions.model_validate({"project_url": standin.url, "service_key": key()})
@@ -104,7 +106,7 @@ async def test_realtime_down_for_minutes_loses_nothing_and_heals(chance: random.
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
     finally:
-        standin.stop()
+        await standin.stop()
         await server.stop()
     assert list(told) == [f"{number}" for number in range(len(sent))]
     assert twice == 0

@@ -96,20 +96,6 @@ class SupabaseStack(Server):
         await asyncio.to_thread(self._compose, "restart", "db")
         await asyncio.to_thread(self._compose, "up", "--detach", "--wait")
 
-    async def seen(self) -> None:
-        """Wait until the API sees our functions, of which the database tells it."""
-        headers = {
-            "apikey": self.service_key,
-            "authorization": f"Bearer {self.service_key}",
-            "content-profile": "motia",
-        }
-        async with httpx.AsyncClient(base_url=self.api_url, headers=headers, verify=False) as client:
-            deadline = time.monotonic() + SEEING
-            while (answer := await client.post("/rest/v1/rpc/version", json={})).status_code != 200:
-                if time.monotonic() > deadline or "PGRST106" in answer.text:
-                    raise RuntimeError(f"the API at {self.api_url} does not serve schema motia: {answer.text[:500]}")
-                await asyncio.sleep(0.1)
-
     def _needed(self, *names: str) -> str:
         value = told(*names)
         if value is None:
@@ -145,6 +131,17 @@ class SupabaseStack(Server):
 
     def _answers(self) -> bool:
         return True
+
+
+async def seen(api_url: str, service_key: str) -> None:
+    """Wait until the API sees our functions, of which the database tells it."""
+    headers = {"apikey": service_key, "authorization": f"Bearer {service_key}", "content-profile": "motia"}
+    async with httpx.AsyncClient(base_url=api_url, headers=headers, verify=False) as client:
+        deadline = time.monotonic() + SEEING
+        while (answer := await client.post("/rest/v1/rpc/version", json={})).status_code != 200:
+            if time.monotonic() > deadline or "PGRST106" in answer.text:
+                raise RuntimeError(f"the API at {api_url} does not serve schema motia: {answer.text[:500]}")
+            await asyncio.sleep(0.1)
 
 
 def wanted() -> bool:

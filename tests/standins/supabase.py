@@ -1,8 +1,6 @@
-"""Stand-ins for Supabase's two servers, on a real PostgreSQL. Not Supabase: they only speak as it does.
+"""Stand-ins for what Supabase has before and beside PostgREST, which is the real one, on a real PostgreSQL.
 
 - The gateway: a request has an ``apikey``; keys of the new kind are turned into tokens.
-- REST (PostgREST): ``POST /rest/v1/rpc/<function>``, one transaction each, as the role and
-  with the claims of the caller's JWT, read only for functions that are not volatile; its error codes.
 - Realtime: Phoenix channels (vsn 1.0.0), private broadcast, as far as supabase-py asks.
 
 Both run on one port, in a thread of their own.
@@ -20,22 +18,24 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
 import jwt
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from motia_core.testing.servers import free_port
+from motia_core.testing.servers import free_port, start_or_skip
+from tests.stack.postgrest import PostgREST
 
 SECRET = "a secret of the stand-ins, at least 32 bytes"
 SET_UP = (Path(__file__).parent / "supabase.sql").read_text()
-EXPOSED = ("public", "motia")
 NEW_KEY = "sb_secret_of_the_stand_ins"
 """A key of the new kind, which is no token: the gateway knows whose it is."""
-_STATUS = {"42501": 403, "PGRST202": 404, "PGRST106": 406, "42883": 404, "57014": 500, "53300": 503, "25006": 405}
+_OURS = {"host", "connection", "content-length", "authorization", "apikey"}
+"""What does not go on as it came."""
 
 
 def key(role: str = "service_role", secret: str = SECRET, lifetime: float = 3600, **claims: Any) -> str:
@@ -43,19 +43,12 @@ def key(role: str = "service_role", secret: str = SECRET, lifetime: float = 3600
     return jwt.encode({"role": role, "exp": int(time.time() + lifetime), **claims}, secret, algorithm="HS256")
 
 
-class Refused(Exception):
-    """An answer of PostgREST's own."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code = status, code
-
-
 class Supabase:
     """Both stand-ins for one database."""
 
     def __init__(self, database_url: str) -> None:
         self.database_url = database_url
+        self.rest = PostgREST(database_url.replace("//postgres@", "//authenticator@"), SECRET)
         self.port = free_port()
         self.realtime = True
         self.replicating = True
@@ -63,8 +56,6 @@ class Supabase:
         self.joined: set[tuple[WebSocket, str]] = set()
         self.instead: Response | None = None
         """What is answered, once, instead of what came of a call."""
-        self._free: list[asyncpg.Connection[Any]] = []
-        self._types: dict[tuple[str, str], tuple[dict[str, str], bool]] = {}
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -73,10 +64,12 @@ class Supabase:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        """Start them; skips the test where there is no PostgREST, unless it is required."""
+        await start_or_skip(self.rest)
         app = Starlette(
             routes=[
-                Route("/rest/v1/rpc/{function}", self._rpc, methods=["POST"]),
+                Route("/rest/v1/rpc/{function}", self._call, methods=["POST"]),
                 WebSocketRoute("/realtime/v1/websocket", self._socket),
             ],
             lifespan=self._lifespan,
@@ -97,14 +90,14 @@ class Supabase:
         while not self._server.started:
             if time.monotonic() > deadline or not self._thread.is_alive():
                 raise RuntimeError("the stand-in did not start")
-            time.sleep(0.01)
+            await asyncio.sleep(0.01)
 
-    def stop(self) -> None:
-        assert self._server is not None
-        assert self._thread is not None
-        self._server.should_exit = True
-        self._thread.join(30)
-        self._server = None
+    async def stop(self) -> None:
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            await asyncio.to_thread(self._thread.join, 30)
+            self._server = None
+        await self.rest.stop()
 
     def set_realtime(self, on: bool) -> None:
         """Realtime goes away (its sockets are cut, new ones refused), or comes back."""
@@ -145,88 +138,30 @@ class Supabase:
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         self._loop = asyncio.get_running_loop()
         task = asyncio.create_task(self._broadcast())
-        yield
+        async with httpx.AsyncClient(verify=False, timeout=60) as self._http:
+            yield
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        for connection in self._free:
-            connection.terminate()
-        self._free.clear()
 
     # -- REST ---------------------------------------------------------------------------
 
-    async def _rpc(self, request: Request) -> Response:
+    async def _call(self, request: Request) -> Response:
+        api_key = request.headers.get("apikey", "")
+        if not api_key:
+            return JSONResponse({"message": "No API key found in request"}, status_code=401)
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        token = _by_gateway(api_key if not token or token.startswith("sb_") else token)
+        headers = {name: value for name, value in request.headers.items() if name not in _OURS}
+        headers["authorization"] = f"Bearer {token}"
+        url = f"{self.rest.url}/rpc/{request.path_params['function']}"
         try:
-            api_key = request.headers.get("apikey", "")
-            if not api_key:
-                return JSONResponse({"message": "No API key found in request"}, status_code=401)
-            token = request.headers.get("authorization", "").removeprefix("Bearer ")
-            claims = _claims(_by_gateway(api_key if not token or token.startswith("sb_") else token))
-            schema = request.headers.get("content-profile", "public")
-            if schema not in EXPOSED:
-                raise Refused(406, "PGRST106", f"Invalid schema: {schema}")
-            answer = await self._call(schema, request.path_params["function"], await request.json(), claims)
-        except ClientDisconnect:
-            return Response(status_code=499)
-        except Refused as error:
-            return _error(error.status, error.code, str(error))
-        except asyncpg.PostgresConnectionError as error:
-            return _error(503, "PGRST001", f"Database client error. Retrying the connection. ({error})")
-        except asyncpg.PostgresError as error:
-            return _error(_STATUS.get(error.sqlstate or "", 400), error.sqlstate or "", str(error))
-        except (OSError, asyncpg.InterfaceError) as error:
-            return _error(503, "PGRST000", f"Database connection error: {error}")
+            answer = await self._http.post(url, content=await request.body(), headers=headers)
+        except httpx.TransportError as error:
+            return JSONResponse({"message": f"upstream connect error: {error}"}, status_code=503)
         instead, self.instead = self.instead, None
         if instead is not None:
             return instead
-        return Response("null" if answer is None else answer, media_type="application/json")
-
-    async def _call(self, schema: str, function: str, arguments: dict[str, Any], claims: dict[str, Any]) -> Any:
-        connection = await self._connection()
-        try:
-            types, reads = await self._arguments(connection, schema, function, set(arguments))
-            async with connection.transaction(readonly=reads):
-                parts = [f'"{name}" => ${n}::text::{types[name]}' for n, name in enumerate(arguments, 1)]
-                role = claims.get("role", "anon")
-                await connection.execute(f'SET LOCAL ROLE "{role}"')
-                await connection.fetchval("SELECT set_config('request.jwt.claims', $1, true)", json.dumps(claims))
-                sql = f'SELECT "{schema}"."{function}"({", ".join(parts)})'
-                answer = await connection.fetchval(sql, *(_text(value) for value in arguments.values()))
-        except asyncpg.PostgresError:
-            self._free.append(connection)
-            raise
-        except BaseException:
-            connection.terminate()
-            raise
-        self._free.append(connection)
-        return answer
-
-    async def _connection(self) -> asyncpg.Connection[Any]:
-        while self._free:
-            connection = self._free.pop()
-            if not connection.is_closed():
-                return connection
-        return await asyncpg.connect(self.database_url)
-
-    async def _arguments(
-        self, connection: asyncpg.Connection[Any], schema: str, function: str, names: set[str]
-    ) -> tuple[dict[str, str], bool]:
-        """Its arguments' types, and whether it only reads."""
-        known = self._types.get((schema, function))
-        if known is None or set(known[0]) != names:
-            rows = await connection.fetch(
-                "SELECT p.proargnames AS names, p.provolatile <> 'v' AS reads,"
-                " ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) AS t) AS types"
-                " FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace"
-                " WHERE n.nspname = $1 AND p.proname = $2",
-                schema,
-                function,
-            )
-            found = [(dict(zip(row["names"] or [], row["types"], strict=False)), row["reads"]) for row in rows]
-            known = next((one for one in found if set(one[0]) == names), None)
-            if known is None:
-                raise Refused(404, "PGRST202", f"Could not find the function {schema}.{function} in the schema cache")
-            self._types[schema, function] = known
-        return known
+        return Response(answer.content, answer.status_code, {"content-type": answer.headers.get("content-type", "")})
 
     # -- Realtime -----------------------------------------------------------------------
 
@@ -249,10 +184,7 @@ class Supabase:
                         token = message["payload"].get("access_token", "")
                         if token.startswith("sb_"):  # the one that the socket came with
                             token = _by_gateway(socket.query_params.get("apikey", ""))
-                        try:
-                            allowed = _claims(token)["role"] == "service_role"
-                        except Refused:
-                            allowed = False
+                        allowed = _role(token) == "service_role"
                         status = "ok" if allowed else "error"
                         response = response if allowed else {"reason": "Unauthorized"}
                 reply = {
@@ -318,20 +250,9 @@ def _system(topic: str, status: str, message: str) -> str:
     return json.dumps({"topic": topic, "event": "system", "ref": None, "payload": payload})
 
 
-def _claims(token: str) -> dict[str, Any]:
+def _role(token: str) -> str | None:
     try:
-        return dict(jwt.decode(token, SECRET, algorithms=["HS256"], options={"verify_aud": False}))
-    except jwt.ExpiredSignatureError:
-        raise Refused(401, "PGRST303", "JWT expired") from None
+        claims = jwt.decode(token, SECRET, algorithms=["HS256"], options={"verify_aud": False})
     except jwt.PyJWTError:
-        raise Refused(401, "PGRST301", "No suitable key or wrong key type") from None
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value)
-
-
-def _error(status: int, code: str, message: str) -> JSONResponse:
-    return JSONResponse({"code": code, "message": message, "details": None, "hint": None}, status_code=status)
+        return None
+    return str(claims["role"])

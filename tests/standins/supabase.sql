@@ -5,6 +5,11 @@ BEGIN
         CREATE ROLE anon NOLOGIN;
         CREATE ROLE authenticated NOLOGIN;
         CREATE ROLE service_role NOLOGIN BYPASSRLS;
+        CREATE ROLE authenticator LOGIN NOINHERIT;
+        GRANT anon, authenticated, service_role TO authenticator;
+        ALTER ROLE authenticator SET statement_timeout = '8s';
+        ALTER ROLE anon SET statement_timeout = '3s';
+        ALTER ROLE authenticated SET statement_timeout = '8s';
     END IF;
 END $$;
 CREATE SCHEMA IF NOT EXISTS auth;
@@ -12,6 +17,16 @@ GRANT USAGE ON SCHEMA auth TO anon, authenticated, service_role;
 CREATE OR REPLACE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE AS $$
     SELECT (nullif(current_setting('request.jwt.claims', true), '')::json ->> 'sub')::uuid
 $$;
+
+-- PostgREST is told of what changes what it knows.
+CREATE OR REPLACE FUNCTION public.tell_postgrest() RETURNS event_trigger LANGUAGE plpgsql AS $$
+BEGIN
+    NOTIFY pgrst, 'reload schema';
+END $$;
+DROP EVENT TRIGGER IF EXISTS tell_postgrest;
+CREATE EVENT TRIGGER tell_postgrest ON ddl_command_end EXECUTE FUNCTION public.tell_postgrest();
+DROP EVENT TRIGGER IF EXISTS tell_postgrest_of_drops;
+CREATE EVENT TRIGGER tell_postgrest_of_drops ON sql_drop EXECUTE FUNCTION public.tell_postgrest();
 
 -- Realtime's: a row of realtime.messages is a broadcast, written with the rights of whoever sends it. Its
 -- server reads them from the WAL; the stand-in has them told by a trigger.

@@ -124,7 +124,7 @@ class SupabaseAuth:
             )
         except jwt.ExpiredSignatureError as error:
             raise AccessDenied("the token has expired", reason="expired") from error
-        except jwt.PyJWTError as error:
+        except (jwt.PyJWTError, UnicodeEncodeError) as error:
             raise AccessDenied("the token is not valid", reason=type(error).__name__) from error
 
     async def may_read(self, subscription: Any, auth_context: Mapping[str, Any] | None) -> dict[str, Any]:

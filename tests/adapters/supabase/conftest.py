@@ -15,7 +15,7 @@ from motia_adapters.supabase.options import SupabaseOptions
 
 from motia_core.adapter import StorageSettings
 from motia_core.testing.servers import PostgreSQL, start_or_skip
-from tests.stack.supabase import SupabaseStack, let_one_say_so
+from tests.stack.supabase import SupabaseStack, let_one_say_so, seen
 from tests.standins.supabase import SECRET, SET_UP, Supabase, key
 
 
@@ -91,26 +91,25 @@ def project(request: pytest.FixtureRequest) -> Iterator[Project]:
     stacked = request.param == "stack"
     server = SupabaseStack() if stacked else PostgreSQL("-c", "fsync=off")
     asyncio.run(start_or_skip(server))
-    psql = Psql(server.url)
+    psql, standin = Psql(server.url), Supabase(server.url)
 
     async def set_up() -> None:
         if not stacked:
             await psql.run(SET_UP)
+            await standin.start()
         await psql.migrate(supabase=True)
-        if isinstance(server, SupabaseStack):
-            await server.seen()
+        await seen(found.url, found.key())
 
+    async def stop() -> None:
+        await standin.stop()
+        await server.stop()
+
+    found = RealProject(server) if isinstance(server, SupabaseStack) else Project(psql, standin)
     try:
         asyncio.run(set_up())
-        if isinstance(server, SupabaseStack):
-            yield RealProject(server)
-        else:
-            standin = Supabase(server.url)
-            standin.start()
-            yield Project(psql, standin)
-            standin.stop()
+        yield found
     finally:
-        asyncio.run(server.stop())
+        asyncio.run(stop())
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from motia_core.testing.servers import Missing
+from tests.stack.postgrest import program as postgrest
 from tests.stack.supabase import PREFIX
 
 ROOT = Path(__file__).parents[3]
@@ -30,6 +32,10 @@ def suite(**told: str) -> tuple[int, str]:
 @pytest.fixture
 def there() -> Iterator[dict[str, str]]:
     """Another process's stand-ins, as they tell of themselves."""
+    try:
+        postgrest()
+    except Missing as missing:
+        pytest.skip(str(missing))
     command = [sys.executable, "-m", "tests.standins"]
     with subprocess.Popen(command, cwd=ROOT, env=PLAIN, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

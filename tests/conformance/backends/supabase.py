@@ -1,7 +1,8 @@
-"""Supabase: supabase-py on the stand-ins of `tests/standins`, on a real PostgreSQL; and on Supabase's own servers."""
+"""Supabase: supabase-py on PostgREST and PostgreSQL, with a stand-in for Realtime; and on Supabase's own servers."""
 
 from __future__ import annotations
 
+import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from motia_core.testing import Cannot
 from motia_core.testing.proxy import Proxy
 from motia_core.testing.servers import Missing
 from tests.conformance.backends.serving import served
-from tests.stack.supabase import SupabaseStack
+from tests.stack.supabase import SupabaseStack, seen
 from tests.standins.supabase import SET_UP, Supabase, key
 
 STANDINS: list[Supabase] = []
@@ -39,6 +40,33 @@ class _Project(PostgresqlHarness):
 
     def __init__(self, path: Path) -> None:
         self.adapters = []
+
+    async def start(self) -> None:
+        await super().start()
+        await seen(*self.door())
+
+    async def wipe(self) -> None:
+        await super().wipe()
+        await seen(*self.door())
+
+    async def restart(self) -> None:
+        await super().restart()
+        await seen(*self.door())
+
+    async def backup(self) -> Any:
+        found = await super().backup()
+        await seen(*self.door())
+        return found
+
+    async def restore(self, backup: Any) -> None:
+        await super().restore(backup)
+        await seen(*self.door())
+
+    @asynccontextmanager
+    async def away(self) -> AsyncGenerator[None, None]:
+        async with super().away():
+            yield
+        await seen(*self.door())
 
     @abstractmethod
     def door(self) -> tuple[str, str]:
@@ -68,7 +96,7 @@ class _Standing(_Project):
         await self.psql.run(SET_UP)
         if not STANDINS:
             STANDINS.append(Supabase(self.server.url))
-            STANDINS[0].start()
+            await STANDINS[0].start()
         await super().start()
 
     def door(self) -> tuple[str, str]:
@@ -110,7 +138,6 @@ class _Stacked(_Project):
             raise Missing("supabase: the suite breaks connections, and cannot do so with TLS: a local stack is needed")
         self.proxy = await Proxy(address.port or 80, address.hostname or "127.0.0.1").__aenter__()
         await super().start()
-        await server.seen()
 
     async def stop(self) -> None:
         await super().stop()
@@ -118,10 +145,6 @@ class _Stacked(_Project):
 
     def door(self) -> tuple[str, str]:
         return f"http://127.0.0.1:{self.proxy.port}", self.server.service_key
-
-    async def wipe(self) -> None:
-        await super().wipe()
-        await self.server.seen()
 
     async def cut(self) -> None:
         self.proxy.cut()
@@ -151,7 +174,7 @@ class SupabaseStackMapped(_Stacked, MappedHarness):
 def stop_standins() -> None:
     """Stop what this session started."""
     for standin in STANDINS:
-        standin.stop()
+        asyncio.run(standin.stop())
     STANDINS.clear()
 
 
