@@ -33,6 +33,8 @@ log = logging.getLogger("motia.hub")
 
 OUTAGE_NOTICE = 1.0
 """Seconds of outage after which members are told, once an outage."""
+SLOWEST = 2.0
+"""Seconds between two attempts to read on, at most: everybody is up to date soon after the store is back."""
 
 
 class Hub:
@@ -202,7 +204,7 @@ class Hub:
             if not told and loop.time() - down_since >= OUTAGE_NOTICE:
                 told = True
                 self._tell_all(error if isinstance(error, MotiaError) else BackendError(str(error)))
-            await asyncio.sleep(random.uniform(0, min(5.0, 0.05 * 2 ** min(failures, 8))))
+            await asyncio.sleep(random.uniform(0, min(SLOWEST, 0.05 * 2 ** min(failures, 8))))
 
     def _dispatch(self, batch: Batch) -> None:
         ring = self._ring
@@ -266,7 +268,7 @@ class Hub:
             except Exception as error:
                 log.warning("stream %s: a sync failed and is tried again: %s", self._spec.name, error)
                 await asyncio.sleep(random.uniform(0, delay))
-                delay = min(5.0, delay * 2)
+                delay = min(SLOWEST, delay * 2)
 
     def _tell_all(self, error: MotiaError) -> None:
         for member in self._everybody():

@@ -36,7 +36,7 @@ async def test_realtime_down_for_minutes_loses_nothing_and_heals(chance: random.
     standin = Supabase(server.url)
     await standin.start()
     await psql.migrate(supabase=True)
-    await seen(standin.url, key())
+    await seen(psql, standin.url, key())
     try:
         async with AsyncExitStack() as stack:
             options = SupabaseOptions.model_validate({"project_url": standin.url, "service_key": key()})

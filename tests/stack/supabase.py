@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from motia_adapters.postgresql.testing import Psql
 
 from motia_core.testing.servers import Missing, Server, docker_answers, free_port, required
 
@@ -133,15 +134,22 @@ class SupabaseStack(Server):
         return True
 
 
-async def seen(api_url: str, service_key: str) -> None:
-    """Wait until the API sees our functions, of which the database tells it."""
+async def seen(psql: Psql, api_url: str, service_key: str) -> None:
+    """Wait until the API sees the functions that there are now.
+
+    The database tells it of each change, and it reads everything anew a little later, more than once
+    after several: so it is asked for a function that is newer than all others.
+    """
+    newest = f"seen_{secrets.token_hex(6)}"
+    await psql.run(f"CREATE FUNCTION motia.{newest}() RETURNS integer LANGUAGE sql AS 'SELECT 1'")
     headers = {"apikey": service_key, "authorization": f"Bearer {service_key}", "content-profile": "motia"}
     async with httpx.AsyncClient(base_url=api_url, headers=headers, verify=False) as client:
         deadline = time.monotonic() + SEEING
-        while (answer := await client.post("/rest/v1/rpc/version", json={})).status_code != 200:
+        while (answer := await client.post(f"/rest/v1/rpc/{newest}", json={})).status_code != 200:
             if time.monotonic() > deadline or "PGRST106" in answer.text:
                 raise RuntimeError(f"the API at {api_url} does not serve schema motia: {answer.text[:500]}")
             await asyncio.sleep(0.1)
+    await psql.run(f"DROP FUNCTION motia.{newest}()")
 
 
 def wanted() -> bool:

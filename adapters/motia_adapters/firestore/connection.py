@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 
+from motia_adapters.firestore import emulator
 from motia_adapters.firestore.channel import Channel
 from motia_adapters.firestore.credentials import find_account
 from motia_adapters.firestore.failures import (
@@ -107,7 +108,9 @@ class Connection(Channel):
             if is_lost_race(error):
                 raise LostRace(error.details()) from error
             self._suspect(error)
-            raise write_failed(error, self.address) from error
+            reply = await self._applied(error, writes)
+            if reply is None:
+                raise write_failed(error, self.address) from error
         except (grpc.aio.UsageError, asyncio.InvalidStateError) as error:
             raise closed(self.address) from error
         self.calls["writes"] += sum(1 for write in writes if not write.HasField("delete"))
@@ -130,6 +133,17 @@ class Connection(Channel):
         return self._stub("Listen")(metadata=self.metadata)
 
     # -- inside ------------------------------------------------------------------------
+
+    async def _applied(self, error: grpc.aio.AioRpcError, writes: Sequence[Any]) -> Any:
+        """The reply to a commit that the emulator applied and called failed; ``None``: it cannot be told."""
+        if not self.is_emulated or not emulator.is_of_a_dead_listener(error):
+            return None
+        names = emulator.names_of(writes)
+        try:
+            documents, _ = await self.get(names)
+        except BackendError:
+            return None
+        return emulator.reply_to(writes, dict(zip(names, documents, strict=True)))
 
     async def _read(self, method: str, request: Any, doing: str) -> list[Any]:
         loop = asyncio.get_running_loop()

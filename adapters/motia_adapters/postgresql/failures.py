@@ -58,7 +58,7 @@ _REFUSED = {
     "3F000": MIGRATE,
     "42883": MIGRATE,
     "42P01": MIGRATE,
-    "PGRST202": MIGRATE,
+    "PGRST202": f"{MIGRATE}; after that the REST side needs a moment to see it",
     "PGRST106": "the schema is not exposed: add it to the exposed schemas of the API (Supabase: Settings, API; or"
     " api.schemas in config.toml)",
     "42501": "the role lacks rights: GRANT USAGE ON SCHEMA and EXECUTE ON ALL FUNCTIONS IN SCHEMA to it"

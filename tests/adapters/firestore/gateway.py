@@ -34,6 +34,9 @@ class Gateway:
     refuses: Callable[[Any], str] = lambda commit: ""
     """Which commits are invalid, and in which words; empty: it is not."""
     said: str = ""
+    after: Callable[[], Awaitable[None]] | None = None
+    """Done once behind the next commit, which was applied and is then answered as the emulator does when a listener of
+    somebody else has just died."""
     denied: bool = False
     """Whether targets of listeners are removed as soon as they are added, as the account may not listen."""
     billed: Counter[str] = field(default_factory=Counter)
@@ -69,6 +72,10 @@ class Gateway:
             raise
         for write in CommitRequest.FromString(request).writes:
             self.billed["deletes" if write.WhichOneof("operation") == "delete" else "writes"] += 1
+        after, self.after = self.after, None
+        if after is not None:
+            await after()
+            await context.abort(grpc.StatusCode.CANCELLED, "call already cancelled. Use ServerCallStreamObserver.")
         return bytes(reply)
 
     def _stream(self, method: str) -> Any:

@@ -98,7 +98,7 @@ def project(request: pytest.FixtureRequest) -> Iterator[Project]:
             await psql.run(SET_UP)
             await standin.start()
         await psql.migrate(supabase=True)
-        await seen(found.url, found.key())
+        await seen(psql, found.url, found.key())
 
     async def stop() -> None:
         await standin.stop()

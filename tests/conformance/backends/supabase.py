@@ -27,6 +27,8 @@ from tests.standins.supabase import SET_UP, Supabase, key
 
 STANDINS: list[Supabase] = []
 """The stand-ins of this session."""
+SEEN: set[str] = set()
+"""Databases whose API sees our functions."""
 
 
 def build(settings: StorageSettings, options: SupabaseOptions) -> SupabaseAdapter:
@@ -43,30 +45,32 @@ class _Project(PostgresqlHarness):
 
     async def start(self) -> None:
         await super().start()
-        await seen(*self.door())
+        if self.server.url not in SEEN:
+            await seen(self.psql, *self.door())
+            SEEN.add(self.server.url)
 
     async def wipe(self) -> None:
         await super().wipe()
-        await seen(*self.door())
+        await seen(self.psql, *self.door())
 
     async def restart(self) -> None:
         await super().restart()
-        await seen(*self.door())
+        await seen(self.psql, *self.door())
 
     async def backup(self) -> Any:
         found = await super().backup()
-        await seen(*self.door())
+        await seen(self.psql, *self.door())
         return found
 
     async def restore(self, backup: Any) -> None:
         await super().restore(backup)
-        await seen(*self.door())
+        await seen(self.psql, *self.door())
 
     @asynccontextmanager
     async def away(self) -> AsyncGenerator[None, None]:
         async with super().away():
             yield
-        await seen(*self.door())
+        await seen(self.psql, *self.door())
 
     @abstractmethod
     def door(self) -> tuple[str, str]:
