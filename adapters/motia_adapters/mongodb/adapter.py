@@ -21,7 +21,7 @@ from motia_adapters.mongodb.options import MongoOptions
 from motia_adapters.mongodb.places import Place
 from motia_adapters.mongodb.rooms import Room, Rooms
 from motia_adapters.mongodb.tail import RESETS, Inbox, Page, Placed, Reader, Tail, as_change
-from motia_adapters.mongodb.upkeep import PURGES, Upkeep, purge, sweep
+from motia_adapters.mongodb.upkeep import ENDINGS, PURGES, Upkeep, end_abandoned, purge, sweep
 from motia_adapters.mongodb.writer import Writer
 from motia_core.adapter import Adapter, Capabilities, Finding, StorageSettings
 from motia_core.errors import PositionExpired, UnsupportedCapability
@@ -254,6 +254,8 @@ class MongoAdapter(Adapter):
 
     async def _look(self, turn: int) -> None:
         """Once a second."""
+        if turn % ENDINGS == 0:  # first: what follows may have to wait for them
+            await end_abandoned(self._link)
         for stream in await self._rooms.look():
             self._tail.lost(stream)
         await self._history.trim()

@@ -22,6 +22,8 @@ from motia_core.errors import BackendError, BackendUnavailable, ConfigError, Out
 
 MAJORITY = {"w": "majority"}
 READ_MAJORITY = {"level": "majority"}
+APP_NAME = "motia-core"
+"""How the server names our own clients."""
 GRACE = 0.5
 """Seconds beyond the timeout until a call is given up by us instead of the driver."""
 
@@ -62,7 +64,7 @@ class Link:
             limit = max(1, round(self.timeout * 1000))
             settings: dict[str, Any] = {
                 "serverSelectionTimeoutMS": limit, "connectTimeoutMS": limit, "socketTimeoutMS": limit,
-                "waitQueueTimeoutMS": limit, "timeoutMS": None, "appname": "motia-core", "retryWrites": False,
+                "waitQueueTimeoutMS": limit, "timeoutMS": None, "appname": APP_NAME, "retryWrites": False,
             }  # fmt: skip
             try:
                 self._client = _client_class(options.driver)(options.url.get_secret_value(), **settings)

@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 
 from motia_adapters.mongodb import documents
 from motia_adapters.mongodb.documents import state_of
-from motia_adapters.mongodb.link import MAJORITY, READ_MAJORITY, Link
+from motia_adapters.mongodb.link import APP_NAME, MAJORITY, READ_MAJORITY, Link
 from motia_adapters.mongodb.rooms import Room
 from motia_adapters.mongodb.writer import Writer
-from motia_core.errors import MotiaError
+from motia_core.errors import BackendError, MotiaError
 from motia_core.model import Write
 
 INTERVAL = 1.0
@@ -22,6 +22,11 @@ OURS = {"v": {"$type": "string"}, "c": {"$type": "long"}, "_id.i": {"$type": "st
 """What items have; documents that somebody else put there are left alone."""
 TOMBSTONES = 3_600
 """Seconds that a tombstone is kept, so that versions grow across delete and re-creation."""
+ABANDONED = 5.0
+"""Seconds without a command after which a transaction's process must have been killed. The server would keep its locks
+for a minute (``transactionLifetimeLimitSeconds``), and everybody who writes the same items would wait as long."""
+ENDINGS = 5
+"""Looks between two for such transactions."""
 PURGES = 60
 """Looks between two purges of tombstones."""
 
@@ -77,6 +82,31 @@ async def sweep(link: Link, room: Room, writer: Writer) -> None:
                 )
         if len(found) < PORTION:
             return
+
+
+async def end_abandoned(link: Link) -> None:
+    """Abort transactions whose processes are gone; one that was only asleep finds its own aborted, and begins anew.
+
+    Everybody may see and end sessions of the own user; a service that allows neither keeps them for its minute.
+    """
+    stages = [
+        {"$currentOp": {"allUsers": False, "idleSessions": True}},
+        {
+            "$match": {
+                "type": "idleSession",
+                "appName": APP_NAME,
+                "transaction.timeInactiveMicros": {"$gte": round(ABANDONED * 1e6)},
+            }
+        },
+        {"$project": {"lsid.id": 1}},
+    ]
+    try:
+        found = (await link.run({"aggregate": 1, "pipeline": stages, "cursor": {}}, database="admin"))["cursor"]
+        if sessions := [one["lsid"] for one in found["firstBatch"]]:
+            _log.warning("mongodb: %d transactions of processes that are gone are ended", len(sessions))
+            await link.run({"killSessions": sessions}, database="admin")
+    except BackendError as error:
+        _log.debug("abandoned transactions cannot be looked for: %s", error)
 
 
 async def purge(link: Link, room: Room) -> None:
