@@ -32,13 +32,12 @@ asyncio.run(main())
 """
 
 
-async def test_what_a_killed_process_held_is_free_again_soon(lab: Any) -> None:
-    server = await lab.serve()
-    adapter = await lab.connect(server.url)
+async def held_by_a_killed_process(lab: Any, url: str) -> None:
+    """Somebody is killed while two items are locked; soon they are free."""
+    adapter = await lab.connect(url)
     await lab.put(adapter, "a", {"n": 0})
     head = await adapter.head(lab.docs)
-    command = [sys.executable, "-c", CHILD, server.url]
-    child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", CHILD, url, stdout=asyncio.subprocess.PIPE)
     assert child.stdout is not None
     assert await child.stdout.readline() == b"held\n"
     child.kill()
@@ -54,3 +53,8 @@ async def test_what_a_killed_process_held_is_free_again_soon(lab: Any) -> None:
     await eventually(written, "the item to be free: the server itself takes a minute")
     assert await adapter.get(lab.docs, "g", "b") is None
     assert [change.id for change in await lab.log(adapter, head)][-1] == "a"
+
+
+async def test_what_a_killed_process_held_is_free_again_soon(lab: Any) -> None:
+    server = await lab.serve()
+    await held_by_a_killed_process(lab, server.url)

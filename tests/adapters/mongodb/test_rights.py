@@ -11,6 +11,7 @@ from motia_adapters.mongodb.options import MappedOptions
 
 from motia_core.errors import BackendError, BackendUnavailable, OutcomeUnknown, PositionExpired
 from motia_core.testing.servers import MongoDB, start_or_skip
+from tests.adapters.mongodb.test_abandoned import held_by_a_killed_process
 
 DATA = ["find", "insert", "update", "remove", "createCollection", "createIndex", "listIndexes"]
 USERS: dict[str, list[Any]] = {
@@ -65,6 +66,12 @@ async def test_read_write_and_the_oplog_are_enough(server: MongoDB, lab: Any) ->
         await lab.put(adapter, "full", {"n": 1}, group=group)
         assert [change.id for change in await lab.log(adapter, start)] == ["full"]
         assert [f.message for f in await adapter.diagnose() if f.level == "error"] == []
+
+
+async def test_read_write_is_enough_to_end_what_a_killed_process_of_the_same_user_held(
+    server: MongoDB, lab: Any
+) -> None:
+    await held_by_a_killed_process(lab, _url(server, "blind"))
 
 
 async def test_without_the_oplog_all_runs_and_doctor_says_what_is_not_noticed(server: MongoDB, lab: Any) -> None:
