@@ -19,7 +19,8 @@ document.documentElement.style.setProperty("--my-hue", me.hue);
 async function send(method, path, body) {
   const headers = { "content-type": "application/json" };
   const response = await pluggedFetch(path, { method, headers, body: body && JSON.stringify(body) });
-  if (!response.ok) throw new Error(`${method} ${path}: ${response.status}`);
+  const { ok, status } = response;
+  if (!ok) throw Object.assign(new Error(`${method} ${path}: ${status}`), { status });
   return response.json();
 }
 
@@ -30,8 +31,8 @@ const notify = (type, data) => send("POST", `${here}/notify`, { type, data }).ca
 
 const fields = Object.fromEntries(
   ["title", "content"].map((name) => {
-    const save = async (text) => {
-      const { position } = await send("PATCH", here, { [name]: text, editorId: me.id });
+    const save = async (text, base) => {
+      const { position } = await send("PATCH", here, { [name]: text, base, editorId: me.id });
       return position;
     };
     return [name, new Field($(name), $(`${name}-mirror`), { save, changed: showSaved })];

@@ -15,7 +15,8 @@ export class Field {
   #composing = false;
 
   /**
-   * `save(text)` stores a text and gives the position of its change; `changed()` is told
+   * `save(text, base)` stores a text that was built upon `base`, and gives the position of its change; it fails
+   * with the status 409 if the server has another text, which the stream will bring. `changed()` is told
    * whenever `pending` may have changed.
    */
   constructor(element, mirror, { save, changed }) {
@@ -52,12 +53,12 @@ export class Field {
     const flight = this.#text.take();
     if (!flight) return;
     try {
-      this.#text.stored(flight, await this.#save(flight.text));
+      this.#text.stored(flight, await this.#save(flight.text, flight.base));
       this.#changed();
       this.flush();
     } catch (error) {
       this.#text.failed(flight);
-      this.#changed(error);
+      this.#changed(error.status === 409 ? null : error);
       this.#timer = setTimeout(() => this.flush(), RETRY);
     }
   }

@@ -4,7 +4,8 @@
  * The rule: what you have typed and the server has not confirmed is never overwritten.
  * Text from elsewhere is merged into it (three ways, by the span that each side changed);
  * where both changed the same span, yours stays and is sent again, so that the order of
- * the stream decides, alike for everybody.
+ * the stream decides, alike for everybody. What is sent says upon which text it was built: the
+ * server takes it only if that is what it has, so that nobody undoes what they have not seen.
  */
 
 /** How `before` became `after`: its span [start, end) was replaced with `insert`. */
@@ -58,7 +59,7 @@ export class SharedText {
   /** The next text to send, if it is time: one write at a time, so that they cannot overtake each other. */
   take() {
     if (this.#flight || !this.pending) return null;
-    this.#flight = { text: this.local, position: null };
+    this.#flight = { text: this.local, base: this.base, position: null };
     return this.#flight;
   }
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from motia_core.demo import PAGE, PROJECT
@@ -65,6 +66,17 @@ def demo_url(tmp_path: Path) -> Iterator[str]:
         finally:
             demo.terminate()
             demo.wait(timeout=20)
+
+
+def test_who_has_not_seen_the_newest_text_does_not_undo_it(demo_url: str) -> None:
+    with httpx.Client(base_url=demo_url) as client:
+        assert client.post("docs/x/open").status_code == 201
+        first = {"content": "first", "editorId": "a"}
+        assert client.patch("docs/x", json=first).status_code == 200
+        assert client.patch("docs/x", json={"content": "mine", "base": "first", "editorId": "a"}).status_code == 200
+        late = client.patch("docs/x", json={"content": "late", "base": "first", "editorId": "b"})
+        assert (late.status_code, "somebody else was first" in late.text) == (409, True)
+        assert client.patch("docs/x", json={"content": "late", "base": "mine", "editorId": "b"}).status_code == 200
 
 
 def test_two_tabs(demo_url: str, node_command: list[str], node_modules: Path) -> None:
