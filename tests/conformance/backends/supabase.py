@@ -46,30 +46,33 @@ class _Project(PostgresqlHarness):
     async def start(self) -> None:
         await super().start()
         if self.server.url not in SEEN:
-            await seen(self.psql, *self.door())
+            await self._seen()
             SEEN.add(self.server.url)
 
     async def wipe(self) -> None:
         await super().wipe()
-        await seen(self.psql, *self.door())
+        await self._seen()
 
     async def restart(self) -> None:
         await super().restart()
-        await seen(self.psql, *self.door())
+        await self._seen()
 
     async def backup(self) -> Any:
         found = await super().backup()
-        await seen(self.psql, *self.door())
+        await self._seen()
         return found
 
     async def restore(self, backup: Any) -> None:
         await super().restore(backup)
-        await seen(self.psql, *self.door())
+        await self._seen()
 
     @asynccontextmanager
     async def away(self) -> AsyncGenerator[None, None]:
         async with super().away():
             yield
+        await self._seen()
+
+    async def _seen(self) -> None:
         await seen(self.psql, *self.door())
 
     @abstractmethod
