@@ -397,15 +397,16 @@ class Connection:
     async def _send_now(self, frame: Frame) -> None:
         """Send one frame, unless the connection ends meanwhile. Raises ``TimeoutError`` if the client stalls."""
         ending = self._closing
+        limit = STALL_LIMIT if ending is None else CLOSE_LIMIT
         if self._transport is not None:
-            await self._transport.writable(STALL_LIMIT)
+            await self._transport.writable(limit)
             while self._closing == ending and not self._transport.write(frame.wire):
-                await self._transport.writable(STALL_LIMIT)
+                await self._transport.writable(limit)
             return
         for text in frame.texts:
             if self._closing != ending:
                 return
-            async with asyncio.timeout(STALL_LIMIT):
+            async with asyncio.timeout(limit):
                 await self._send({"type": "websocket.send", "text": text})
 
     def _put(self, frame: Frame) -> None:

@@ -123,6 +123,7 @@ async def test_C5_who_reads_just_too_late_is_told_why(tmp_path: Path, limits: An
             return server.motia.hubs["documents"].members == 1
 
         await eventually(given_up, "the stalled client to be given up")
+        await asyncio.sleep(0.5)  # more than it had before: what it has now is the time to close
         frames = await raw.rest()
         assert raw.code == CODES["CLIENT_STALLED"].close == 4408
         assert kind(frames[-1]) == "CLIENT_STALLED"

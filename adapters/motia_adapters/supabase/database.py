@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -28,7 +29,9 @@ TOPIC = "motia"
 _CONNECTIONS = 20
 _JOINING = 10.0  # seconds until a channel that does not come up is given up
 _ALIVE = 1.0  # seconds between two looks whether the connection is there
-_CUT = "PGRST001"  # the API lost its connection to the database during the call
+# The server's word, an SQLSTATE, or PostgREST's own before it asked the server. Not those of a connection that
+# ended in the call: 08..., 57P..., PGRST001, PGRSTX00, or, from libpq, an empty one.
+_REFUSAL = re.compile(r"(?!08|57P)[0-9A-Z]{5}|PGRST(?!001)[0-9]{3}")
 _sockets_log = logging.getLogger("websockets.client")
 
 
@@ -135,9 +138,8 @@ class SupabaseDatabase(Database):
         """By PostgREST's code, which is the SQLSTATE where the database refused."""
         if isinstance(error, APIError):
             code = str(error.code or "")
-            message = error.message or str(error.details or error)
-            cut = code == _CUT or code.startswith(("08", "57P"))
-            return Trouble("lost" if cut else "refused", message, code)
+            message = error.message or str(error.details or "the API lost the database's answer")
+            return Trouble("refused" if _REFUSAL.fullmatch(code) else "lost", message, code)
         if isinstance(error, Gateway):
             return Trouble("lost" if error.status >= 500 else "refused", str(error), str(error.status))
         said = str(error) or type(error).__name__

@@ -14,6 +14,7 @@ from tests.standins.supabase import NEW_KEY
 SPEC = StreamSpec("documents")
 LOST = [
     JSONResponse({"code": "PGRST001", "message": "Database client error.", "details": None, "hint": None}, 503),
+    JSONResponse({"code": "", "message": "", "details": None, "hint": None}, 500),  # the server was stopped
     JSONResponse({"message": "An invalid response was received from the upstream server"}, 502),
     JSONResponse({"code": 503, "message": "upstream connect error"}, 503),
     HTMLResponse("<html>524: a timeout occurred</html>", 524),
