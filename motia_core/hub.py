@@ -68,7 +68,7 @@ class Hub:
         self._reaching = asyncio.Lock()
         self._wanted_floors: list[str] = []
         self._too_far = ""
-        self._resyncs: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     @property
     def adapter(self) -> Adapter:
@@ -103,9 +103,7 @@ class Hub:
     async def close(self) -> None:
         """End the watch. Members are told, and stay silent from now on."""
         self._closed = True
-        tasks: list[asyncio.Task[Any]] = [*self._resyncs, *(shared.task for shared in self._snapshots.values())]
-        if self._task:
-            tasks.append(self._task)
+        tasks = [*self._tasks, *([self._task] if self._task else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -119,6 +117,10 @@ class Hub:
     def _closed_error(self) -> BackendUnavailable:
         return BackendUnavailable(f"stream {self._spec.name!r} is closed")
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._closed_error()
+
     def written(self, position: str) -> None:
         """Note a finished local write: syncs of later joins contain it."""
         if position > self._written:
@@ -131,13 +133,13 @@ class Hub:
         `GroupTooLarge`, or the adapter's error; the sink is then not subscribed.
         """
         await self.start()
-        if self._closed:
-            raise self._closed_error()
+        self._check_open()
         member = Member(sink, group, id)
         self._members.setdefault((group, id), {})[member] = None
         try:
             if after is None or not await self._resume(member, after):
                 await self._sync(member, None if after is None else "expired")
+            self._check_open()  # what a member is told while it waits here, it would never hear
         except BaseException as error:
             self.leave(member)
             if self._closed and isinstance(error, asyncio.CancelledError) and not _is_cancelled():
@@ -168,9 +170,12 @@ class Hub:
         """Have a fresh sync sent, however long it takes, and go on from there (C5)."""
         self.pause(member)
         task = asyncio.create_task(self._resync(member, reason))
-        self._resyncs.add(task)
-        task.add_done_callback(self._resyncs.discard)
+        self._end_with_hub(task)
         return task
+
+    def _end_with_hub(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # -- upstream --------------------------------------------------------------------
 
@@ -282,10 +287,12 @@ class Hub:
     async def _sync(self, member: Member, reason: str | None) -> None:
         key = (member.group, member.id)
         while True:
+            self._check_open()
             generation = self._generation
             shared = self._snapshots.get(key)
             if shared is None or not shared.usable(self._ring.floor, self._written):
                 shared = self._snapshots[key] = SharedSnapshot(self._snapshot(*key), self._written)
+                self._end_with_hub(shared.task)
                 shared.task.add_done_callback(partial(self._let_go_soon, key, shared))
             snapshot = await shared.get()
             # One older than the ring, or of a lost history, cannot be continued from the ring.
@@ -322,7 +329,7 @@ class Hub:
 
     async def _resume(self, member: Member, after: str) -> bool:
         """Continue after a position; False if the history since then cannot be had."""
-        story = self._story
+        story, generation = self._story, self._generation
         try:
             if story:
                 return await self._resume_states(story, member, after)
@@ -331,6 +338,8 @@ class Hub:
             # Only the backend can tell a snapshot's position from another store's.
             if after >= self._ring.floor and not self._ring.knows(after):
                 await self._probe(after)
+                if generation != self._generation:
+                    return False  # it was known in a history that is lost
                 self._ring.mark(after)
         except PositionExpired:
             return False
@@ -343,12 +352,14 @@ class Hub:
     async def _resume_states(self, story: Story, member: Member, after: str) -> bool:
         """As `_resume`, where only this hub's own positions can be gone on from by the ring."""
         missed: tuple[Change, ...] = ()
-        position = after
+        position, generation = after, self._generation
         known = after <= self._seen or self._ring.knows(after)  # else it is a snapshot's of long ago, or nobody's
         if not (story.told(after) and known) or after < self._ring.floor:
             batch = await story.resume(self._spec, after, self._ring.floor)
             if batch is None or not story.told(batch.position) or batch.position < self._ring.floor:
                 return False
+            if generation != self._generation:
+                return False  # all have had a sync of the new history, which may be newer
             missed, position = batch.changes, batch.position
         if self.is_joined(member):
             self._go_live(member, position, missed)
