@@ -178,7 +178,9 @@ class Connection(Channel):
         task = asyncio.ensure_future(_all(call))
         try:
             return await asyncio.shield(task)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if task.cancelled() and (caller := asyncio.current_task()) is not None and not caller.cancelling():
+                raise closed(self.address) from error  # the call was cancelled with its channel, not who waits for it
             self._leave(task)
             raise
 

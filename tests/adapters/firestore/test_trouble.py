@@ -234,3 +234,28 @@ async def test_the_largest_value_and_batch_are_taken(lab: Lab) -> None:
         for number in range(docs.capabilities.max_batch_writes or 0):
             batch.set("many", f"{number:03}", {"n": number})
     assert len(await docs.list("many")) == docs.capabilities.max_batch_writes
+
+
+@pytest.mark.parametrize("what", ["get", "list", "head"])
+async def test_who_reads_while_the_storage_is_closed_is_told(lab: Lab, what: str) -> None:
+    """By an error: a cancellation that nobody asked for would end a task without a word."""
+    adapter = await lab.connect()
+    held, going = asyncio.Event(), asyncio.Event()
+
+    async def hold(method: str, request: bytes) -> None:
+        held.set()
+        await going.wait()
+
+    lab.gateway.hold = hold
+    reads = {
+        "get": lambda: adapter.get(DOCS, "g", "x"),
+        "list": lambda: adapter.list(DOCS, "g", after=None, limit=None),
+        "head": lambda: adapter.head(DOCS),
+    }
+    reading = asyncio.create_task(reads[what]())
+    async with asyncio.timeout(DEADLINE):
+        await held.wait()
+        await adapter.close()
+        going.set()
+        with pytest.raises(BackendUnavailable, match="is not open"):
+            await reading
