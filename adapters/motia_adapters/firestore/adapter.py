@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from motia_adapters.firestore.capabilities import MANAGED, MAPPED
 from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.diagnosis import diagnose
+from motia_adapters.firestore.failures import closed
 from motia_adapters.firestore.listener import Listener
 from motia_adapters.firestore.managed import Managed
 from motia_adapters.firestore.mapped.stream import MappedStream
@@ -31,6 +32,7 @@ class FirestoreAdapter(Adapter):
         self._streams: dict[str, Managed | MappedStream] = {}
         self._upkeep = Upkeep(settings.retention, lambda: list(self._streams.values()))
         self._changing = asyncio.Lock()
+        self._closing = False
 
     @property
     def address(self) -> str:
@@ -46,11 +48,13 @@ class FirestoreAdapter(Adapter):
         async with self._changing:
             if not self._connection.is_open:
                 await self._connection.open()
+                self._closing = False
                 self._upkeep.start()
 
     async def close(self) -> None:
         """Finish what was asked for, end watches, close the connection."""
         async with self._changing:
+            self._closing = True  # what would begin to listen only now would never end
             await self._upkeep.close()
             if self._connection.is_open:
                 await asyncio.gather(*(stream.close() for stream in self._streams.values()))
@@ -115,6 +119,8 @@ class FirestoreAdapter(Adapter):
 
     def _of(self, stream: StreamSpec) -> Managed | MappedStream:
         self._connection.check_open()
+        if self._closing:
+            raise closed(self.address)
         found = self._streams.get(stream.name)
         if found is None:
             paths = paths_of(self._connection.documents, self._options.root, self.settings.namespace, stream.name)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from motia_adapters.firestore.adapter import FirestoreAdapter
-from motia_adapters.firestore.options import FirestoreOptions, options_from_url
+from motia_adapters.firestore.options import FirestoreOptions, MappedOptions, options_from_url
 from pydantic import ValidationError
 
 from motia_core.adapter import StorageSettings
@@ -259,3 +260,18 @@ async def test_who_reads_while_the_storage_is_closed_is_told(lab: Lab, what: str
         going.set()
         with pytest.raises(BackendUnavailable, match="is not open"):
             await reading
+
+
+async def test_what_is_asked_for_while_the_storage_is_closed_leaves_nothing_behind(lab: Lab) -> None:
+    """A stream that begins to listen only now would do so for ever."""
+    adapter = await lab.connect(mapped=MappedOptions(path=f"{lab.namespace}/{{group}}/documents/{{id}}"))
+    asked = []
+    async with aclosing(adapter.watch(DOCS, await adapter.head(DOCS))) as watch:
+        await anext(watch)
+        closing = asyncio.create_task(adapter.close())
+        while not closing.done():
+            asked.append(asyncio.create_task(adapter.head(DOCS)))
+            await asyncio.sleep(0.001)
+    for said in await asyncio.gather(*asked, return_exceptions=True):
+        assert isinstance(said, str | BackendUnavailable)
+    assert not [name for task in asyncio.all_tasks() if (name := task.get_name()).startswith("motia-firestore")]
