@@ -14,7 +14,7 @@ import pytest_asyncio
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import firestore
 from google.cloud.firestore_v1.vector import Vector
-from motia_adapters.firestore.mapped import departures, events, kept, places, stream
+from motia_adapters.firestore.mapped import departures, events, kept, notes, places, stream
 from motia_adapters.firestore.mapped.states import LAG
 from motia_adapters.firestore.wire import RunQueryRequest, micros
 
@@ -394,6 +394,44 @@ async def test_a_join_that_is_read_late_shows_nothing_that_has_gone_unsaid(
     for change in await read_log(adapter, DOCS, snapshot.position):
         (shown.discard if change.type == "delete" else shown.add)(change.id)
     assert shown == {"other"}
+
+
+@pytest.mark.parametrize("by", ["us", "them"])
+async def test_what_was_written_or_shown_ends_with_a_word_however_much_it_was(
+    lab: Lab, docs: Stream[dict[str, Any]], client: Any, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """More documents come between two moments than values are remembered, and go before the second one."""
+    monkeypatch.setattr(notes, "MOST_VALUES", 2)
+    adapter: Any = docs.hub.adapter
+    await docs.set("g", "old", {"n": -1})
+    await read_log(adapter, DOCS, await adapter.head(DOCS))
+    going, held = asyncio.Event(), asyncio.Event()
+
+    async def hold(method: str, request: bytes) -> None:
+        if method == "RunQuery" and not RunQueryRequest.FromString(request).parent.endswith("/g"):
+            held.set()
+            await going.wait()
+
+    lab.gateway.hold = hold
+    await document(client, lab, "other").set({"n": 1})  # which calls for a look
+    await held.wait()
+    for number in range(6):
+        await docs.set("g", f"written{number}", {"n": number})
+        await document(client, lab, f"shown{number}").set({"n": number})
+    snapshot = await adapter.snapshot(DOCS, "g", None, limit=None)
+    expected = {item.id: item.value for item in snapshot.items if item.id != "other"}
+    assert len(expected) == 13
+    for id in expected:
+        await (docs.delete("g", id) if by == "us" else document(client, lab, id).delete())
+    gone = micros(await adapter._streams["docs"]._places.now())
+
+    async def over() -> bool:
+        return bool(adapter._connection.now() - LAG * 1_000_000 > gone)
+
+    await eventually(over, "looks to be behind the deletes")
+    going.set()
+    log = await read_log(adapter, DOCS, snapshot.position)
+    assert {change.id: change.data for change in log if change.type == "delete"} == expected
 
 
 async def test_a_group_is_listed_once_whatever_is_below_its_items(

@@ -62,7 +62,11 @@ class Comparison:
         again = [Life(n, old[n], known[n].created - 1) for n in new if n in old and known[n].created > old[n]]
         entries = await self._events.since(time, timestamp(until))
         told += events_of(entries)
-        noted = {name: (note.time, note.json) for name, note in past.items() if note.deleted and note.time > time}
+        noted = {
+            name: (note.time, note.json)
+            for name, note in past.items()
+            if note.deleted and note.json and note.time > time
+        }
         ends = noted | kept
         gone = {*old, *ends} - known.keys()
         unknown = [name for name in gone if name not in ends]

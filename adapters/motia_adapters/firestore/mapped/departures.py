@@ -53,10 +53,12 @@ def lives_of(
         if note is None or note.was != known[name].updated:  # else nothing was between them
             theirs.append(Life(name, before, note.time if note is not None and note.deleted else time))
     for name, note in noted.items():
-        if note.deleted:
+        if not note.deleted:
+            theirs.append(Life(name, note.time, time, note.json))
+        elif note.json:
             ours.append((name, note))
         else:
-            theirs.append(Life(name, note.time, time, note.json))
+            theirs.append(Life(name, note.time - 1, note.time))
     for name, document in news.items():
         if document is None or not _came_again(known, name, document):
             continue

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from motia_adapters.firestore.mapped.layout import MappedLayout
 from motia_adapters.firestore.rounds import Round
 from motia_adapters.firestore.wire import micros
 
-MOST = 2_000
+MOST = 50_000
 """Items that are remembered, at most."""
+MOST_VALUES = 2_000
+"""Items whose values are remembered too: those of others are read when they are needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,7 @@ class Note:
 
     time: int
     json: bytes
+    """Empty: not remembered."""
     deleted: bool = False
     created: int = 0
     """When the document was created (µs); 0: not known, before ``time``."""
@@ -90,6 +93,6 @@ class Notes:
         known = self._notes.get(name)
         if note.time > self.told and (known is None or note.time >= known.time):
             self._notes.pop(name, None)
-            self._notes[name] = note
+            self._notes[name] = note if len(self._notes) < MOST_VALUES else replace(note, json=b"")
             if len(self._notes) > MOST:
                 del self._notes[next(iter(self._notes))]

@@ -236,7 +236,7 @@ class States:
         found: list[Told] = []
         for name, note in self.notes.until(time):
             document = news.get(name)
-            if document is None or micros(document.update_time) <= note.time:
+            if document is None or not note.json or micros(document.update_time) <= note.time:
                 continue
             group, id = self._layout.key(name) or ("", "")
             if not note.deleted:
