@@ -277,11 +277,11 @@ class Adapter(ABC):
         `BackendUnavailable` when the connection is lost: the caller starts again from
         the last position.
 
-        Where history is coalesced, a batch tells for each item that changed since the
-        batch before (or since ``after``) what it is now, once: "create" or "update", or
-        "delete" with the last value that is known. An item that came and went in between
-        is told as a delete if this process wrote it or has shown it (a snapshot, a read, another
-        watch), and may be left out else. Custom events are all told.
+        Where history is coalesced, a batch tells for each item that changed since the batch
+        before (or since ``after``) what it is now, once: "create" or "update", or "delete" with
+        the last value that is known (both, if it went and came again). An item that came and
+        went in between is told as a delete if this process wrote it or has shown it (a snapshot,
+        a read, another watch), and may be left out else. Custom events are all told.
         """
 
     def resume(self, stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:
