@@ -238,9 +238,10 @@ class Reader:
                 if error.floor is not None:
                     feed.begin_again(self, error)
                     return
-            except MotiaError as error:
+            except Exception as error:  # a defect, of an adapter mostly, must not end it without a word
                 if failures == 0:
-                    feed.report(Report("trouble", f"stream {feed.spec.name!r} cannot be read: {error}"))
+                    said = error if isinstance(error, MotiaError) else repr(error)
+                    feed.report(Report("trouble", f"stream {feed.spec.name!r} cannot be read: {said}"))
             failures += 1
             await feed.clock.sleep(min(RETRY_CAP, 0.1 * 2.0 ** min(failures, 10)) * (0.5 + feed.rng.random() / 2))
             if self is not feed.live and not self.members:

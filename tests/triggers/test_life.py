@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
 
 import pytest
 
 from motia_core.adapter import Retention
 from motia_core.errors import ConfigError, MotiaError
-from motia_core.model import Change, Write
+from motia_core.model import Batch, Change, StreamSpec, Write
 from motia_core.triggers import RunInfo, Runner, TriggerStatus
 from motia_core.triggers.records import CONTROL, WORKERS
 
@@ -45,6 +48,26 @@ async def test_a_restart_goes_on_where_it_stopped(world: World) -> None:
     await until(lambda: len(seen.runs) == 2)
     assert seen.values() == [0, 1]
     assert [info.epoch for info in seen.infos] == [1, 2]
+
+
+async def test_D1_a_watch_that_a_defect_ends_is_begun_again(world: World) -> None:
+    adapter: Any = await world.client()
+    whole, defects = adapter.watch, [KeyError("a defect")]
+
+    async def watch(stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:
+        async with aclosing(whole(stream, after)) as batches:
+            async for batch in batches:
+                if stream == DOCS and batch.changes and defects:
+                    raise defects.pop()
+                yield batch
+
+    adapter.watch = watch
+    seen = Seen()
+    await world.run(trigger(seen), adapter=adapter)
+    await world.put("i", {"n": 0})
+    await until(lambda: seen.values() == [0])
+    assert not defects
+    assert "stream 'docs' cannot be read: KeyError('a defect')" in [report.message for report in world.reports]
 
 
 async def test_a_stop_waits_for_handlers_and_hands_over_at_once(world: World) -> None:
