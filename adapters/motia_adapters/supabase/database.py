@@ -32,6 +32,9 @@ _ALIVE = 1.0  # seconds between two looks whether the connection is there
 # The server's word, an SQLSTATE, or PostgREST's own before it asked the server. Not those of a connection that
 # ended in the call: 08..., 57P..., PGRST001, PGRSTX00, or, from libpq, an empty one.
 _REFUSAL = re.compile(r"(?!08|57P)[0-9A-Z]{5}|PGRST(?!001)[0-9]{3}")
+# A server that cannot write its own log panics (the disk is full, mostly), perhaps with the commit in it; the API tells
+# the code of the reason, and not that it was a panic. The names of its files are in every language the same.
+_PANIC = re.compile(r"\bpg_(wal|xact)/|\b[0-9A-F]{24}\b")
 _sockets_log = logging.getLogger("websockets.client")
 
 
@@ -108,7 +111,8 @@ class SupabaseDatabase(Database):
         # A client of our own: no retries, HTTP/1.1 (a cut request takes no other with it), our timeout.
         self._http = httpx.AsyncClient(
             verify=self.address.startswith("https:"),  # reading all certificates takes a while
-            timeout=httpx.Timeout(self.timeout),
+            # A little less than our own patience for what comes before anything is sent, which is known so.
+            timeout=httpx.Timeout(self.timeout, connect=0.9 * self.timeout, pool=0.9 * self.timeout),
             limits=httpx.Limits(max_connections=_CONNECTIONS),
             event_hooks={"response": [_has_code]},
         )
@@ -139,7 +143,8 @@ class SupabaseDatabase(Database):
         if isinstance(error, APIError):
             code = str(error.code or "")
             message = error.message or str(error.details or "the API lost the database's answer")
-            return Trouble("refused" if _REFUSAL.fullmatch(code) else "lost", message, code)
+            panic = _PANIC.search(f"{message} {error.details or ''}")
+            return Trouble("refused" if _REFUSAL.fullmatch(code) and not panic else "lost", message, code)
         if isinstance(error, Gateway):
             return Trouble("lost" if error.status >= 500 else "refused", str(error), str(error.status))
         said = str(error) or type(error).__name__

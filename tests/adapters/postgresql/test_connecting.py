@@ -6,10 +6,11 @@ import asyncio
 import time
 from pathlib import Path
 
+import asyncpg
 import pytest
 from motia_adapters.postgresql import migrations
 
-from motia_core.errors import BackendError, BackendUnavailable, ConfigError, InvalidValue, OutcomeUnknown
+from motia_core.errors import BackendError, BackendUnavailable, ConfigError, InvalidValue
 from motia_core.model import StreamSpec, Write
 from motia_core.testing.proxy import Mode, Proxy
 from motia_core.testing.servers import free_port
@@ -136,7 +137,7 @@ async def test_a_server_that_does_not_answer_fails_calls_in_time(database: Datab
             before = time.monotonic()
             with pytest.raises(BackendUnavailable, match="no answer within 1 s"):
                 await adapter.get(SPEC, "g", "x")
-            with pytest.raises((OutcomeUnknown, BackendUnavailable)):
+            with pytest.raises(BackendUnavailable, match=r"no connection within 0\.9 s"):  # so nothing was sent
                 await adapter.write(SPEC, [Write("set", "g", "x", b"{}")])
             assert time.monotonic() - before < 10
             proxy.mode = "pass"
@@ -147,6 +148,43 @@ async def test_a_server_that_does_not_answer_fails_calls_in_time(database: Datab
             await database.adapter(database.url.replace(f":{port}", f":{proxy.port}"), timeout=1.0).open()
         proxy.mode = "pass"
         await adapter.close()
+
+
+async def test_a_connection_that_the_server_has_ended_takes_no_write_with_it(database: Database) -> None:
+    """The server has said so, and the end of the connection itself has not come yet."""
+    port = int(database.url.split(":")[-1].split("/")[0])
+    told = asyncio.Event()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        back, there = await asyncio.open_connection("127.0.0.1", port)
+
+        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            while data := await source.read(65_536):
+                target.write(data)
+                if b"57P01" in data:
+                    told.set()
+
+        try:
+            await asyncio.gather(pump(reader, there), pump(back, writer))
+        finally:
+            there.transport.abort()
+            writer.transport.abort()
+
+    async with await asyncio.start_server(relay, "127.0.0.1", 0) as server:
+        url = database.url.replace(f":{port}", f":{server.sockets[0].getsockname()[1]}")
+        async with database.opened(url=url, timeout=1.0) as adapter:
+            await adapter.prepare(SPEC)
+            await database.psql.run(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND application_name = 'motia-core'"
+            )
+            await told.wait()
+            other = await asyncpg.connect(url)
+            await other.fetchval("SELECT 1")  # what came before this answer has been read
+            other.terminate()
+            with pytest.raises(BackendUnavailable):
+                await adapter.write(SPEC, [Write("set", "g", "x", b"{}")])
+            await adapter.write(SPEC, [Write("set", "g", "x", b"{}")])
 
 
 async def test_a_lock_that_is_held_too_long_is_given_up_and_nothing_is_written(database: Database) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from motia_core.errors import BackendError, BackendUnavailable, OutcomeUnknown
 from motia_core.model import StreamSpec, Write
 from motia_core.testing.harness import Reader, eventually
+from motia_core.testing.proxy import Proxy
 from tests.adapters.supabase.conftest import Project
 from tests.standins.supabase import NEW_KEY
 
@@ -15,6 +18,15 @@ SPEC = StreamSpec("documents")
 LOST = [
     JSONResponse({"code": "PGRST001", "message": "Database client error.", "details": None, "hint": None}, 503),
     JSONResponse({"code": "", "message": "", "details": None, "hint": None}, 500),  # the server was stopped
+    # It panicked: the disk of its own log is full, which may have the commit.
+    JSONResponse(
+        {"code": "53100", "message": 'could not write to file "pg_wal/xlogtemp.7": No space left on device'}, 503
+    ),
+    JSONResponse({"code": "58030", "message": 'could not fsync file "00000001000000000000000A": I/O error'}, 500),
+    JSONResponse(
+        {"code": "58P01", "message": "could not access status of transaction 7", "details": 'no file "pg_xact/0000"'},
+        500,
+    ),
     JSONResponse({"message": "An invalid response was received from the upstream server"}, 502),
     JSONResponse({"code": 503, "message": "upstream connect error"}, 503),
     HTMLResponse("<html>524: a timeout occurred</html>", 524),
@@ -36,6 +48,22 @@ async def test_a_write_whose_answer_is_lost_on_the_way_may_have_happened(
         project.standin.instead = answer
         with pytest.raises(BackendUnavailable):
             await adapter.get(SPEC, "g", "x")
+
+
+async def test_a_write_that_was_never_sent_has_surely_not_happened(project: Project, namespace: str) -> None:
+    """All connections are taken by writes to other streams, whose answers do not come."""
+    async with Proxy(project.standin.port) as proxy:
+        adapter = project.adapter(namespace, project_url=f"http://127.0.0.1:{proxy.port}", realtime=False)
+        adapter.database.timeout = 1.0
+        await adapter.open()
+        specs = [StreamSpec(f"s{number}") for number in range(25)]
+        for spec in specs:
+            await adapter.prepare(spec)
+        proxy.mode = "hole"
+        writes = (adapter.write(spec, [Write("set", "g", "x", b"{}")]) for spec in specs)
+        told = [type(error) for error in await asyncio.gather(*writes, return_exceptions=True)]
+        assert told == [OutcomeUnknown] * 20 + [BackendUnavailable] * 5
+        await adapter.close()
 
 
 REFUSED: list[tuple[Response, type[Exception], str]] = [

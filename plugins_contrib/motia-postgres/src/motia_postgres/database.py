@@ -18,6 +18,8 @@ from motia_adapters.postgresql.places import Place
 from motia_core.adapter import Finding, Migration
 from motia_postgres.options import PostgresOptions
 
+CONNECTED = 0.9
+"""Part of the timeout within which a call must have its connection: until then nothing was sent, which is known so."""
 PING = 5.0
 """Seconds between two looks whether the listening connection is alive."""
 _GONE = ("57P01", "57P02", "57P03")  # the server went away, whatever it was doing
@@ -26,8 +28,9 @@ _GONE = ("57P01", "57P02", "57P03")  # the server went away, whatever it was doi
 class Pool:
     """A few connections, each for one call at a time. One whose call was cut off is closed, not used again."""
 
-    def __init__(self, options: PostgresOptions, settings: Mapping[str, str]) -> None:
+    def __init__(self, options: PostgresOptions, settings: Mapping[str, str], patience: float | None = None) -> None:
         self._options = options
+        self._patience = patience
         self._settings = dict(settings)
         self._free: list[asyncpg.Connection[Any]] = []
         self._turns = asyncio.Semaphore(options.pool_size)
@@ -57,18 +60,33 @@ class Pool:
 
     async def fetchval(self, sql: str, arguments: Iterable[Any]) -> Any:
         """The one value that a statement returns; its connection is free again if the call came to its end."""
-        async with self._turns:
-            connection = await self._take()
-            try:
-                answer = await connection.fetchval(sql, *arguments)
-            except asyncpg.PostgresError:
-                self._give_back(connection)
-                raise
-            except BaseException:
-                connection.terminate()
-                raise
+        connection = await self._turn()
+        try:
+            answer = await connection.fetchval(sql, *arguments)
+        except asyncpg.PostgresError:
+            self._give_back(connection)
+            raise
+        except BaseException:
+            connection.terminate()
+            raise
+        else:
             self._give_back(connection)
             return answer
+        finally:
+            self._turns.release()
+
+    async def _turn(self) -> asyncpg.Connection[Any]:
+        """A connection, in turn. Raises `NotConnected`."""
+        try:
+            async with asyncio.timeout(self._patience):
+                await self._turns.acquire()
+                try:
+                    return await self._take()
+                except BaseException:
+                    self._turns.release()
+                    raise
+        except TimeoutError as error:
+            raise NotConnected(TimeoutError(f"no connection within {self._patience:g} s")) from error
 
     def _give_back(self, connection: asyncpg.Connection[Any]) -> None:
         if self._closed or connection.is_closed():
@@ -139,7 +157,7 @@ class AsyncpgDatabase(Database):
             "application_name": "motia-core",
             "jit": "off",
         }
-        pool = Pool(self._options, settings)
+        pool = Pool(self._options, settings, CONNECTED * self.timeout)
         await pool.begin()
         self._pool = pool
 
@@ -170,6 +188,8 @@ class AsyncpgDatabase(Database):
             lost = code in _GONE or code.startswith("08")
             return Trouble("lost" if lost else "refused", str(error), code, error.detail or "")
         said = str(error) or type(error).__name__
+        if isinstance(error, asyncpg.InternalClientError) and said.startswith("cannot switch to state"):
+            return Trouble("unreachable", said)  # asyncpg sent nothing: the server had ended the connection meanwhile
         return Trouble("lost", f"timed out: {said}" if isinstance(error, TimeoutError) else said)
 
     async def listen(self, hear: Hear) -> None:
