@@ -15,6 +15,7 @@ from pymongo.errors import (
     PyMongoError,
     ServerSelectionTimeoutError,
     WaitQueueTimeoutError,
+    WriteConcernError,
 )
 
 from motia_core.errors import BackendError, BackendUnavailable, InvalidValue, MotiaError, OutcomeUnknown
@@ -71,7 +72,9 @@ def failure(error: BaseException, address: str, *, write: bool, committing: bool
     code = code_of(error)
     if isinstance(error, MotiaError):
         return error
-    if isinstance(error, DocumentTooLarge):
+    if isinstance(error, WriteConcernError):
+        known = OutcomeUnknown(f"mongodb: no majority confirmed a write ({said}), at {address}; it may have happened")
+    elif isinstance(error, DocumentTooLarge):
         known = InvalidValue(f"too large for a document of MongoDB: {said}")
     elif isinstance(error, (ServerSelectionTimeoutError, WaitQueueTimeoutError)):
         known = unreachable(f"no primary can be reached ({said})", address)

@@ -267,3 +267,25 @@ async def test_what_somebody_puts_into_our_collections_stops_nothing(lab: Any) -
     await lab.put(adapter, "y", {"n": 1})
     assert await adapter.list_groups(lab.docs, after=None, limit=None) == ["g"]
     assert [item.id for item in await adapter.list(lab.docs, "g", after=None, limit=None)] == ["y"]
+
+
+async def test_a_commit_that_no_majority_confirmed_may_have_happened(lab: Any) -> None:
+    """Killed by an operator while it waited for the others, say: it is done here."""
+    server = await lab.serve(MongoDB("--setParameter", "enableTestCommands=1"))
+    adapter = await lab.connect(server.url)
+    await adapter.prepare(lab.docs)
+    error = {"code": 11601, "errmsg": "operation was interrupted"}
+    await lab.client(server.url).admin.command(
+        {
+            "configureFailPoint": "failCommand",
+            "mode": {"times": 1},
+            "data": {"failCommands": ["commitTransaction"], "writeConcernError": error},
+        }
+    )
+    with pytest.raises(OutcomeUnknown, match="operation was interrupted"):
+        await adapter.write(lab.docs, [Write("set", "g", id, b"{}") for id in "ab"])
+
+    async def stored() -> bool:
+        return await adapter.get(lab.docs, "g", "a") is not None
+
+    await lab.eventually(stored, "a majority to have it")
