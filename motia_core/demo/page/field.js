@@ -13,6 +13,7 @@ export class Field {
   #text = new SharedText();
   #timer;
   #composing = false;
+  #held = [];
 
   /**
    * `save(text, base)` stores a text that was built upon `base`, and gives the position of its change; it fails
@@ -29,7 +30,7 @@ export class Field {
     element.addEventListener("compositionend", () => {
       this.#composing = false;
       this.#typed();
-      this.#show();
+      for (const news of this.#held.splice(0)) this.receive(...news);
     });
   }
 
@@ -40,6 +41,11 @@ export class Field {
 
   /** The stream shows `text`: see `SharedText`. */
   receive(text, position, { own = false, writer = null, anew = false } = {}) {
+    // What an input method is at work on must not be touched; and to merge now what cannot be shown would lose it.
+    if (this.#composing) {
+      this.#held.push([text, position, { own, writer, anew }]);
+      return;
+    }
     if (anew) this.#text.restart(text, position);
     else this.#text.receive(text, position, own);
     this.#show(writer);
@@ -57,7 +63,7 @@ export class Field {
       this.#changed();
       this.flush();
     } catch (error) {
-      this.#text.failed(flight);
+      this.#text.failed(flight, error.status === 409);
       this.#changed(error.status === 409 ? null : error);
       this.#timer = setTimeout(() => this.flush(), RETRY);
     }
@@ -76,7 +82,7 @@ export class Field {
   #show(writer = null) {
     const before = this.#element.value;
     const after = this.#text.local;
-    if (before === after || this.#composing) return;
+    if (before === after) return;
     const { start, end, insert } = difference(before, after);
     this.#element.setRangeText(insert, start, end, "preserve");
     this.carets.follow(before, after, writer);

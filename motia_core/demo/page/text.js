@@ -49,6 +49,7 @@ export class SharedText {
   local = "";
   base = "";
   #flight = null;
+  #lost = new Set();
   #seen = "";
 
   /** Whether something typed here is not at the server yet. */
@@ -66,20 +67,23 @@ export class SharedText {
   /** The server has stored what `take` gave; the stream may have shown it already. */
   stored(flight, position) {
     flight.position = position;
+    this.#lost.clear(); // None of them can have been stored unseen: this one would have been refused.
     if (this.#flight === flight && position <= this.#seen) this.#flight = null;
   }
 
-  /** What `take` gave did not arrive. */
-  failed(flight) {
-    if (this.#flight === flight) this.#flight = null;
+  /** What `take` gave was not stored; or, unless it was `refused`, it may have been, and only the answer was lost. */
+  failed(flight, refused = false) {
+    if (this.#flight !== flight) return;
+    this.#flight = null;
+    if (!refused) this.#lost.add(flight.text);
   }
 
   /** The stream shows `text` at `position`, in a change made by this page (`own`) or not. */
   receive(text, position, own) {
     this.#seen = position;
-    if (own && this.#flight?.text === text) {
+    if (own && this.#sent(text)) {
       this.base = text;
-      this.#flight = null;
+      if (this.#flight?.text === text) this.#flight = null;
     } else if (text !== this.base) {
       this.local = this.pending ? merge(this.base, this.local, text) : text;
       this.base = text;
@@ -88,8 +92,14 @@ export class SharedText {
 
   /** The stream begins anew with `text`: whether a write on its way is in it, nobody can tell. */
   restart(text, position) {
-    if (this.#flight?.text === text) this.base = text;
+    if (this.#sent(text)) this.base = text;
     this.#flight = null;
+    this.#lost.clear();
     this.receive(text, position, false);
+  }
+
+  /** Whether what is typed here grew out of `text`: to merge it into that would double it. */
+  #sent(text) {
+    return this.#flight?.text === text || this.#lost.has(text);
   }
 }

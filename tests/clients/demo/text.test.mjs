@@ -67,6 +67,23 @@ test("a write that failed is sent again", () => {
   assert.equal(field.take().text, "xa");
 });
 
+test("a write whose answer was lost is not doubled when the stream shows it", () => {
+  for (const typed of ["aXbY", "ab"]) {
+    for (const anew of [false, true]) {
+      const field = new SharedText();
+      field.restart("ab", "p1");
+      field.local = "aXb";
+      const flight = field.take();
+      field.local = typed;
+      field.failed(flight); // the server has stored it all the same
+      if (anew) field.restart("aXb", "p2");
+      else field.receive("aXb", "p2", true);
+      assert.equal(field.local, typed);
+      assert.equal(field.take().base, "aXb");
+    }
+  }
+});
+
 test("a snapshot frees a write that nobody will confirm", () => {
   const field = new SharedText();
   field.restart("x", "p5");

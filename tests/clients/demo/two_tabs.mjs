@@ -69,6 +69,24 @@ try {
   await a.waitForFunction((other) => document.getElementById("content").value === other, await text(b));
   assert.equal(await text(a), `left First! ${begun}right`);
 
+  // What arrives while an input method composes is kept as well.
+  const typed = await text(a);
+  const composer = await context.newCDPSession(a);
+  await place(a, 0);
+  await composer.send("Input.imeSetComposition", { text: "ni", selectionStart: 2, selectionEnd: 2 });
+  await place(b, typed.length + 2);
+  await b.keyboard.type(" meanwhile");
+  await saved(b);
+  await b.fill("#title", "Later than that");
+  await a.waitForFunction(() => document.getElementById("title").value === "Later than that");
+  await composer.send("Input.insertText", { text: "日" });
+  for (const page of [a, b]) {
+    await shows(page, "日");
+    await shows(page, " meanwhile");
+    await saved(page);
+  }
+  await place(b, 5);
+
   // A step that runs on every change has counted the words, and one that runs by the clock moves the chart.
   for (const page of [a, b]) {
     const words = (await text(page)).concat(" ", await page.inputValue("#title")).split(/\s+/).filter(Boolean).length;
