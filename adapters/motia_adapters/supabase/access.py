@@ -175,8 +175,9 @@ class SupabaseAuth:
         if answer.status_code in (401, 403):
             return {"authorized": False}
         if answer.status_code != 200:
-            raise BackendError(f"supabase: {self._url} answered {answer.status_code} to {function}")
-        return {"authorized": answer.json() is True}
+            kind = BackendUnavailable if answer.status_code >= 500 else BackendError
+            raise kind(f"supabase: {self._url} answered {answer.status_code} to {function}")
+        return {"authorized": answer.content.strip() == b"true"}
 
     async def _key(self, kid: str) -> jwt.PyJWK:
         async with self._fetching:

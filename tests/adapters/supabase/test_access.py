@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from motia_adapters.postgresql.options import MappedOptions
 from motia_adapters.supabase.access import SupabaseAuth
+from starlette.responses import HTMLResponse, JSONResponse
 
 from motia_core import Auth
 from motia_core.errors import AccessDenied, BackendUnavailable, ConfigError
@@ -285,3 +286,15 @@ async def test_users_may_call_nothing_else(project: Project, namespace: str) -> 
             for table in ("log", "inbox", "mapping", "server", "row_version"):
                 sql = "SELECT has_table_privilege($1, $2, 'SELECT')"
                 assert not await connection.fetchval(sql, role, f"motia.{table}"), (role, table)
+
+
+async def test_an_api_that_does_not_answer_keeps_everybody_out(project: Project) -> None:
+    auth = SupabaseAuth(project.url, jwt_secret=project.jwt_secret, anon_key=project.anon_key)
+    own = project.key("authenticated", sub=ANN, aud="authenticated")
+    ann = (await admitted(auth, own)).context
+    subscription = SimpleNamespace(stream_name="documents", group_id="g", id=None)
+    project.standin.instead = JSONResponse({"code": "PGRST000", "message": "Database connection error"}, 503)
+    with pytest.raises(BackendUnavailable, match="answered 503 to readable"):
+        await auth.may_read(subscription, ann)
+    project.standin.instead = HTMLResponse("<html>down for maintenance</html>")
+    assert await auth.may_read(subscription, ann) == {"authorized": False}
