@@ -105,9 +105,13 @@ class Writer:
             _fail(self._queue, closed(who, address))
             raise
         except Exception as error:  # a defect of ours must not leave callers waiting
-            failure = BackendError(f"{who}: writing failed unexpectedly: {error!r}")
-            failure.__cause__ = error
-            _fail([*self._running, *self._queue], failure)
+            said = f"{who}: writing to {address} failed unexpectedly: {error!r}"
+            for units, failure in (
+                (self._running, OutcomeUnknown(f"{said}; it may have happened all the same")),
+                (self._queue, BackendError(said)),
+            ):
+                failure.__cause__ = error
+                _fail(units, failure)
             self._queue.clear()
         finally:
             self._running = ()

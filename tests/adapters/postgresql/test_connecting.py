@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from motia_adapters.postgresql import migrations
 
-from motia_core.errors import BackendError, BackendUnavailable, ConfigError, InvalidValue
+from motia_core.errors import BackendError, BackendUnavailable, ConfigError, InvalidValue, OutcomeUnknown
 from motia_core.model import StreamSpec, Write
 from motia_core.testing.proxy import Mode, Proxy
 from motia_core.testing.servers import free_port
@@ -185,6 +185,20 @@ async def test_a_connection_that_the_server_has_ended_takes_no_write_with_it(dat
             with pytest.raises(BackendUnavailable):
                 await adapter.write(SPEC, [Write("set", "g", "x", b"{}")])
             await adapter.write(SPEC, [Write("set", "g", "x", b"{}")])
+
+
+async def test_a_write_whose_answer_makes_no_sense_may_have_happened(database: Database) -> None:
+    async with database.opened() as adapter:
+        await adapter.prepare(SPEC)
+        await database.psql.run(
+            "ALTER FUNCTION motia.write_one RENAME TO really_write_one;"
+            " CREATE FUNCTION motia.write_one(p_namespace text, p_stream text, p_kind text, p_group text, p_id text,"
+            " p_value text, p_expect text) RETURNS json LANGUAGE plpgsql AS $$ BEGIN PERFORM motia.really_write_one("
+            "p_namespace, p_stream, p_kind, p_group, p_id, p_value, p_expect); RETURN '7'; END $$"
+        )
+        with pytest.raises(OutcomeUnknown, match="failed unexpectedly"):
+            await adapter.write(SPEC, [Write("set", "g", "x", b"{}")])
+        assert await adapter.get(SPEC, "g", "x") is not None
 
 
 async def test_a_lock_that_is_held_too_long_is_given_up_and_nothing_is_written(database: Database) -> None:
