@@ -305,9 +305,9 @@ def _check_expected(unit: Unit, states: dict[Key, State]) -> None:
             return
 
 
-def _unexpected(defect: Exception) -> BackendError:
-    """A defect of ours must not leave callers waiting."""
-    failure = BackendError(f"redis: writing failed unexpectedly: {defect!r}")
+def _unexpected(defect: Exception) -> OutcomeUnknown:
+    """A defect of ours must not leave callers waiting, nor say that what was sent has not happened."""
+    failure = OutcomeUnknown(f"redis: writing failed unexpectedly: {defect!r}")
     failure.__cause__ = defect
     return failure
 
