@@ -19,7 +19,7 @@ from motia_adapters.redis.link import Lost
 from motia_adapters.redis.scripts import WRITE
 from motia_adapters.redis.units import Key, Known, State, Unit, compose, results_of, stored_state
 from motia_core.adapter import StorageSettings
-from motia_core.errors import BackendError, Conflict, MotiaError, OutcomeUnknown
+from motia_core.errors import Conflict, MotiaError, OutcomeUnknown
 from motia_core.model import ABSENT, StreamSpec, Write, WriteResult
 
 MAX_UNITS = 64
