@@ -434,6 +434,43 @@ async def test_what_was_written_or_shown_ends_with_a_word_however_much_it_was(
     assert {change.id: change.data for change in log if change.type == "delete"} == expected
 
 
+async def test_who_comes_from_elsewhere_is_told_of_the_end_that_it_waits_for(
+    lab: Lab, docs: Stream[dict[str, Any]], client: Any
+) -> None:
+    """Not of a later one of the same name alone: whoever leaves between the two would not be told of that either."""
+    there = await lab.stream(mapped=mapped(lab))
+    here, other = docs.hub.adapter, there.hub.adapter
+    reader = Reader(here.watch(DOCS, await here.head(DOCS)))
+    await docs.set("g", "x", {"n": 1})
+    await reader.until(lambda batches: any(batch.changes for batch in batches))
+    await reader.stop()
+    position = reader.seen[-1].position
+    await other.snapshot(DOCS, "g", None, limit=None)
+    await read_log(other, DOCS, await other.head(DOCS))
+    going, held = asyncio.Event(), asyncio.Event()
+
+    async def hold(method: str, request: bytes) -> None:
+        if method == "RunQuery" and not RunQueryRequest.FromString(request).parent.endswith("/g"):
+            held.set()
+            await going.wait()
+
+    lab.gateway.hold = hold
+    await document(client, lab, "other").set({"n": 1})  # which calls for a look
+    await held.wait()
+    await document(client, lab, "x").delete()
+    await document(client, lab, "y").set({"n": 2})
+    await there.set("g", "x", {"n": 3})
+    gone = await there.delete("g", "x")
+    assert gone is not None
+    going.set()
+    await read_log(other, DOCS, await other.head(DOCS))
+    resumed = Reader(other.resume(DOCS, position))
+    await resumed.until(lambda batches: bool(batches) and batches[-1].position >= gone.position)
+    await resumed.stop()
+    changes = [(c.type, c.id) for batch in resumed.seen for c in batch.changes if c.id != "other"]
+    assert changes == [("delete", "x"), ("create", "y"), ("delete", "x")]
+
+
 async def test_a_group_is_listed_once_whatever_is_below_its_items(
     lab: Lab, docs: Stream[dict[str, Any]], client: Any
 ) -> None:

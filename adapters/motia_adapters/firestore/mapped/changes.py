@@ -33,7 +33,7 @@ class Told:
     json: bytes | None
     event: str | None = None
     created: int = 0
-    """When the document was created, µs."""
+    """When the document was created, µs; of a delete a time at which it was there will do, and 0 says: not known."""
 
     @property
     def order(self) -> tuple[int, bool, bytes]:
@@ -90,10 +90,10 @@ def state_of(document: Any, layout: MappedLayout, *, not_before: int = 0) -> Tol
     return Told(time, document.name, "update", group, id, layout.json(document), created=micros(document.create_time))
 
 
-def delete_of(name: str, layout: MappedLayout, time: int, json: bytes) -> Told:
+def delete_of(name: str, layout: MappedLayout, time: int, json: bytes, created: int = 0) -> Told:
     """The end of a document, with the last value that is known."""
     group, id = layout.key(name) or ("", "")
-    return Told(time, name, "delete", group, id, json)
+    return Told(time, name, "delete", group, id, json, created=created)
 
 
 def events_of(entries: Iterable[Entry]) -> list[Told]:

@@ -38,6 +38,7 @@ class Life(NamedTuple):
     gone: int
     json: bytes = b""
     """Its last value, if that is known: else it is read as of ``seen``."""
+    created: int = 0
 
 
 def lives_of(
@@ -93,8 +94,10 @@ async def ends_of(
         before |= {life: documents[life.name] for life in there if life.name in documents}
     told: dict[tuple[str, int], Told] = {}
     for life, end in await _search(connection, layout, lives, before, hints, reach):
-        json = life.json or (layout.json(before[life]) if life in before else b"{}")
-        told.setdefault((life.name, end), delete_of(life.name, layout, end, json))
+        document = before.get(life)
+        json = life.json or (b"{}" if document is None else layout.json(document))
+        created = life.created or (0 if document is None else micros(document.create_time))
+        told.setdefault((life.name, end), delete_of(life.name, layout, end, json, created))
     return list(told.values())
 
 
@@ -117,7 +120,8 @@ async def _search(
             document = documents.get(life.name)
             goes_on = document is not None and _is_same(document, before.get(life))
             if document is not None and not goes_on:  # it came again, and that one has gone too
-                found.append((Life(life.name, at, life.gone, layout.json(document)), life.gone))
+                other = Life(life.name, at, life.gone, layout.json(document), micros(document.create_time))
+                found.append((other, life.gone))
             ranges[life] = (at, gone) if goes_on else (there, at)
 
     fresh, alone = True, True

@@ -49,6 +49,16 @@ class Kept:
             found.append(replace(change, type="update") if had else change)
         return found[::-1]
 
+    def ends_after(self, position: str) -> list[Placed]:
+        """The deletes behind a position, as far as they are kept."""
+        found = []
+        for placed in reversed(self._kept):
+            if placed.change.position <= position:
+                break
+            if placed.change.type == "delete":
+                found.append(placed)
+        return found[::-1]
+
     def nth_last(self, count: int) -> str | None:
         """The position before the last so many changes that are kept, if there are more."""
         return self._kept[-count - 1].change.position if len(self._kept) > count else None

@@ -244,7 +244,7 @@ class States:
                 created = created if created <= note.time else note.created or note.time
                 found.append(Told(note.time, name, "update", group, id, note.json, created=created))
             elif name in self.known:
-                found.append(delete_of(name, self._layout, note.time, note.json))
+                found.append(self._end(name, note))
         return found
 
     def _states(self, news: dict[str, Any]) -> list[Told]:
@@ -260,8 +260,14 @@ class States:
     async def _ends(self, news: dict[str, Any], time: int, told: list[Told]) -> list[Told]:
         """Deletes of what was known, and of what came and went without a word of the listener's."""
         ours, theirs = lives_of(news, self.known, self.notes, self.time, time)
-        deletes = [delete_of(name, self._layout, note.time, note.json) for name, note in ours]
+        deletes = [self._end(name, note) for name, note in ours]
         others = {change.time for change in [*told, *deletes]}
         ends = await ends_of(self._connection, self._layout, theirs, others)
         known = {(change.name, change.time) for change in [*told, *deletes] if change.type == "delete"}
         return deletes + [end for end in ends if (end.name, end.time) not in known]
+
+    def _end(self, name: str, note: Note) -> Told:
+        """A delete of this process's own."""
+        known = self.known.get(name)
+        created = known.created if known is not None and known.updated == note.was else note.was
+        return delete_of(name, self._layout, note.time, note.json, created)
