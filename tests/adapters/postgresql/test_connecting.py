@@ -128,18 +128,18 @@ async def test_whom_we_cannot_reach_is_named_without_the_password(
 async def test_a_server_that_does_not_answer_fails_calls_in_time(database: Database) -> None:
     port = int(database.url.rsplit(":", 1)[1].split("/")[0])
     async with Proxy(port) as proxy:
-        adapter = database.adapter(database.url.replace(f":{port}", f":{proxy.port}"), timeout=1.0)
+        adapter = database.adapter(database.url.replace(f":{port}", f":{proxy.port}"), timeout=3.0)
         await adapter.open()
         await adapter.prepare(SPEC)
         modes: tuple[Mode, Mode] = ("hole", "stall")
         for mode in modes:
             proxy.mode = mode
             before = time.monotonic()
-            with pytest.raises(BackendUnavailable, match="no answer within 1 s"):
+            with pytest.raises(BackendUnavailable, match="no answer within 3 s"):
                 await adapter.get(SPEC, "g", "x")
-            with pytest.raises(BackendUnavailable, match=r"no connection within 0\.9 s"):  # so nothing was sent
+            with pytest.raises(BackendUnavailable, match=r"no connection within 2\.7 s"):  # so nothing was sent
                 await adapter.write(SPEC, [Write("set", "g", "x", b"{}")])
-            assert time.monotonic() - before < 10
+            assert time.monotonic() - before < 20
             proxy.mode = "pass"
             proxy.cut()
             await adapter.write(SPEC, [Write("set", "g", "y", b"{}")])
