@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 import pytest
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -62,7 +63,7 @@ async def test_a_write_that_was_never_sent_has_surely_not_happened(project: Proj
         proxy.mode = "hole"
         writes = (adapter.write(spec, [Write("set", "g", "x", b"{}")]) for spec in specs)
         told = [type(error) for error in await asyncio.gather(*writes, return_exceptions=True)]
-        assert told == [OutcomeUnknown] * 20 + [BackendUnavailable] * 5
+        assert Counter(told) == {OutcomeUnknown: 20, BackendUnavailable: 5}  # not necessarily in that order
         await adapter.close()
 
 
