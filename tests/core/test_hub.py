@@ -51,10 +51,7 @@ class Slow(MemoryAdapter):
 class SlowStates(Slow, CoalescedAdapter):
     """The same, of storage that tells states; there it is `resume` that is held back."""
 
-    async def watch(self, stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:
-        async with aclosing(CoalescedAdapter.watch(self, stream, after)) as batches:
-            async for batch in batches:
-                yield batch
+    watch = CoalescedAdapter.watch
 
     async def resume(self, stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:
         async with aclosing(super().resume(stream, after)) as batches:

@@ -47,6 +47,8 @@ def _doing(function: str) -> str:
     return _DOING.get(plain, plain)
 
 
+CONNECTED = 0.9
+"""Part of the timeout within which a call must have its connection: until then nothing was sent, which is known so."""
 _ASKING = 0.5  # seconds between two questions whether news comes in
 
 Hear = Callable[[News | None], None]

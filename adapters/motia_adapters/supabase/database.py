@@ -17,7 +17,7 @@ from postgrest.exceptions import APIError
 from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
 from supabase import AsyncClient, AsyncClientOptions, acreate_client
 
-from motia_adapters.postgresql.database import Database, Hear, News
+from motia_adapters.postgresql.database import CONNECTED, Database, Hear, News
 from motia_adapters.postgresql.failures import Trouble
 from motia_adapters.postgresql.migrations import apply
 from motia_adapters.supabase.options import SupabaseOptions
@@ -111,8 +111,7 @@ class SupabaseDatabase(Database):
         # A client of our own: no retries, HTTP/1.1 (a cut request takes no other with it), our timeout.
         self._http = httpx.AsyncClient(
             verify=self.address.startswith("https:"),  # reading all certificates takes a while
-            # A little less than our own patience for what comes before anything is sent, which is known so.
-            timeout=httpx.Timeout(self.timeout, connect=0.9 * self.timeout, pool=0.9 * self.timeout),
+            timeout=httpx.Timeout(self.timeout, connect=CONNECTED * self.timeout, pool=CONNECTED * self.timeout),
             limits=httpx.Limits(max_connections=_CONNECTIONS),
             event_hooks={"response": [_has_code]},
         )

@@ -73,6 +73,21 @@ def document(client: Any, lab: Lab, id: str, group: str = "g") -> Any:
     return client.collection(lab.namespace).document(group).collection("documents").document(id)
 
 
+async def held_look(lab: Lab, client: Any) -> asyncio.Event:
+    """Have a look for changes begun, by a document of another program's; it ends when the event is set."""
+    going, held = asyncio.Event(), asyncio.Event()
+
+    async def hold(method: str, request: bytes) -> None:
+        if method == "RunQuery" and not RunQueryRequest.FromString(request).parent.endswith("/g"):
+            held.set()
+            await going.wait()
+
+    lab.gateway.hold = hold
+    await document(client, lab, "other").set({"n": 1})  # which calls for a look
+    await held.wait()
+    return going
+
+
 async def test_what_the_other_program_does_is_told(lab: Lab, docs: Stream[dict[str, Any]]) -> None:
     adapter = docs.hub.adapter
     head = await adapter.head(DOCS)
@@ -405,16 +420,7 @@ async def test_what_was_written_or_shown_ends_with_a_word_however_much_it_was(
     adapter: Any = docs.hub.adapter
     await docs.set("g", "old", {"n": -1})
     await read_log(adapter, DOCS, await adapter.head(DOCS))
-    going, held = asyncio.Event(), asyncio.Event()
-
-    async def hold(method: str, request: bytes) -> None:
-        if method == "RunQuery" and not RunQueryRequest.FromString(request).parent.endswith("/g"):
-            held.set()
-            await going.wait()
-
-    lab.gateway.hold = hold
-    await document(client, lab, "other").set({"n": 1})  # which calls for a look
-    await held.wait()
+    going = await held_look(lab, client)
     for number in range(6):
         await docs.set("g", f"written{number}", {"n": number})
         await document(client, lab, f"shown{number}").set({"n": number})
@@ -447,16 +453,7 @@ async def test_who_comes_from_elsewhere_is_told_of_the_end_that_it_waits_for(
     position = reader.seen[-1].position
     await other.snapshot(DOCS, "g", None, limit=None)
     await read_log(other, DOCS, await other.head(DOCS))
-    going, held = asyncio.Event(), asyncio.Event()
-
-    async def hold(method: str, request: bytes) -> None:
-        if method == "RunQuery" and not RunQueryRequest.FromString(request).parent.endswith("/g"):
-            held.set()
-            await going.wait()
-
-    lab.gateway.hold = hold
-    await document(client, lab, "other").set({"n": 1})  # which calls for a look
-    await held.wait()
+    going = await held_look(lab, client)
     await document(client, lab, "x").delete()
     await document(client, lab, "y").set({"n": 2})
     await there.set("g", "x", {"n": 3})

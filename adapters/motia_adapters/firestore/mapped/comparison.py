@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.failures import is_out_of_reach
 from motia_adapters.firestore.mapped.changes import Told, delete_of, events_of, placed, state_of, typed
@@ -16,15 +14,6 @@ from motia_adapters.firestore.mapped.states import States
 from motia_adapters.firestore.wire import timestamp
 from motia_core.errors import BackendError
 from motia_core.model import Change
-
-
-class End(NamedTuple):
-    """A delete that this process knows of."""
-
-    time: int
-    json: bytes
-    created: int
-    """See `Told`."""
 
 
 class Comparison:
@@ -63,29 +52,28 @@ class Comparison:
             raise
         time -= amid
         until, known, past = states.time, dict(states.known), dict(states.past)
-        kept: dict[str, list[End]] = {}
-        for change, created in states.kept.ends_after(after):
-            end = End(layout.time_of(change.position), change.json or b"{}", created)
-            kept.setdefault(layout.name((change.group_id, change.id or "")), []).append(end)
+        kept: dict[str, list[Told]] = {}
+        for change, created in states.kept.deletes_after(after):
+            name = layout.name((change.group_id, change.id or ""))
+            end = delete_of(name, layout, layout.time_of(change.position), change.json or b"{}", created)
+            kept.setdefault(name, []).append(end)
         new = await values_at(self._connection, [n for n, one in known.items() if one.updated > time], until)
         told = [state_of(document, layout) for document in new.values()]
-        again = [Life(n, old[n], known[n].created - 1) for n in new if n in old and known[n].created > old[n]]
+        lives = [Life(n, old[n], known[n].created - 1) for n in new if n in old and known[n].created > old[n]]
         entries = await self._events.since(time, timestamp(until))
         told += events_of(entries)
         noted = {
-            name: [End(note.time, note.json, note.was)]
+            name: [delete_of(name, layout, note.time, note.json, note.was)]
             for name, note in past.items()
             if note.deleted and note.json and note.time > time
         }
         ends = noted | kept
         gone = {*old, *ends} - known.keys()
         deletes: dict[tuple[str, int], Told] = {}
-        lives = again
         for name in gone:
             their = ends.get(name, [])
             # Whoever stands between the first and the last goes on from there another time.
-            for end in {*(their[:1] if name in old else ()), *their[-1:]}:
-                deletes[name, end.time] = delete_of(name, layout, *end)
+            deletes |= {(name, end.time): end for end in [*(their[:1] if name in old else ()), *their[-1:]]}
             if name in old and not (their and 0 < their[0].created <= old[name]):
                 # It may be another document of the name that went then.
                 lives.append(Life(name, old[name], their[0].time if their else until))

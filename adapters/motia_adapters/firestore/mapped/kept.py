@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import takewhile
 
 from motia_adapters.firestore.mapped.changes import Placed
 from motia_core.model import Change
@@ -41,23 +42,19 @@ class Kept:
         """The changes behind a position, which is not before ``since``."""
         found: list[Change] = []
         time = int(position[:16], 16)
-        for change, created in reversed(self._kept):
-            if change.position <= position:
-                break
+        for change, created in self._behind(position):
             # Whoever stands between a document's creation and what is told of it has it already.
             had = change.type == "create" and created <= time
             found.append(replace(change, type="update") if had else change)
         return found[::-1]
 
-    def ends_after(self, position: str) -> list[Placed]:
+    def deletes_after(self, position: str) -> list[Placed]:
         """The deletes behind a position, as far as they are kept."""
-        found = []
-        for placed in reversed(self._kept):
-            if placed.change.position <= position:
-                break
-            if placed.change.type == "delete":
-                found.append(placed)
-        return found[::-1]
+        return [placed for placed in self._behind(position) if placed.change.type == "delete"][::-1]
+
+    def _behind(self, position: str) -> Iterator[Placed]:
+        """What is behind a position, the newest first."""
+        return takewhile(lambda placed: placed.change.position > position, reversed(self._kept))
 
     def nth_last(self, count: int) -> str | None:
         """The position before the last so many changes that are kept, if there are more."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import asyncpg
 import orjson
-from motia_adapters.postgresql.database import Database, Hear, News
+from motia_adapters.postgresql.database import CONNECTED, Database, Hear, News
 from motia_adapters.postgresql.failures import POOLER, Trouble
 from motia_adapters.postgresql.migrations import apply, quoted
 from motia_adapters.postgresql.places import Place
@@ -18,8 +18,6 @@ from motia_adapters.postgresql.places import Place
 from motia_core.adapter import Finding, Migration
 from motia_postgres.options import PostgresOptions
 
-CONNECTED = 0.9
-"""Part of the timeout within which a call must have its connection: until then nothing was sent, which is known so."""
 PING = 5.0
 """Seconds between two looks whether the listening connection is alive."""
 _GONE = ("57P01", "57P02", "57P03")  # the server went away, whatever it was doing
