@@ -281,7 +281,9 @@ class Adapter(ABC):
         before (or since ``after``) what it is now, once: "create" or "update", or "delete" with
         the last value that is known (both, if it went and came again). An item that came and
         went in between is told as a delete if this process wrote it or has shown it (a snapshot,
-        a read, another watch), and may be left out else. Custom events are all told.
+        a read, another watch), and may be left out else. Custom events are all told. A batch that
+        left out even what was shown, as its reader was too slow, ``leaps``: whoever has a snapshot
+        from within it needs another one.
         """
 
     def resume(self, stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:

@@ -213,6 +213,10 @@ class Hub:
 
     def _dispatch(self, batch: Batch) -> None:
         ring = self._ring
+        if batch.leaps:  # it may not tell of the end of what a snapshot from within it shows (B9)
+            for member in self._everybody():
+                if self._seen < member.position < batch.position:
+                    self.resync(member, "reset")
         for change in batch.changes:
             if ring.append(change):
                 for member in self._everybody():
@@ -223,6 +227,8 @@ class Hub:
         for group, changes in groupby(batch.changes, _group):
             self._push(group, list(changes))
         self._seen = batch.position
+        if batch.leaps:
+            ring.restart(batch.position)
 
     def _push(self, group: str, changes: list[Change]) -> None:
         """To the group's subscribers all of it, to each item's what is about the item (C3)."""

@@ -166,6 +166,8 @@ class Batch:
 
     changes: tuple[Change, ...]
     position: str
+    leaps: bool = False
+    """Whether nothing is to be gone on from a place within it but what it tells itself (see `Adapter.watch`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class Story:
         async with aclosing(self._adapter.watch(stream, _MARK.sub("", after))) as batches:
             async for batch in batches:
                 changes = tuple(replace(change, position=change.position + mark) for change in batch.changes)
-                yield Batch(changes, batch.position + mark)
+                yield replace(batch, changes=changes, position=batch.position + mark)
 
     async def resume(self, stream: StreamSpec, after: str, until: str) -> Batch | None:
         """All that is different from a position of elsewhere, up to one of this story's own, at ``until`` or later.

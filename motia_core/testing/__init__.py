@@ -26,6 +26,7 @@ from motia_core.testing.reads import Reads as TestReads
 from motia_core.testing.subscribers import Resilience as TestResilience
 from motia_core.testing.subscribers import Subscribers as TestSubscribers
 from motia_core.testing.trouble import Trouble as TestTrouble
+from motia_core.testing.wandering import Wandering as TestWandering
 
 __all__ = [
     "Cannot",
@@ -43,6 +44,7 @@ __all__ = [
     "TestSubscribers",
     "TestTriggers",
     "TestTrouble",
+    "TestWandering",
     "World",
     "check_history",
     "eventually",

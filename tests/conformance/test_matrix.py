@@ -12,6 +12,7 @@ from motia_core.testing import (
     TestSubscribers,
     TestTriggers,
     TestTrouble,
+    TestWandering,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "TestSubscribers",
     "TestTriggers",
     "TestTrouble",
+    "TestWandering",
 ]

@@ -162,6 +162,59 @@ async def test_F4_a_snapshot_that_nobody_waits_for_any_more_ends_with_the_hub(
     assert asyncio.all_tasks() <= before
 
 
+class Leaping(SlowStates):
+    """Its watch can be held back, and has forgotten the item ``brief`` when it goes on."""
+
+    async def watch(self, stream: StreamSpec, after: str) -> AsyncGenerator[Batch, None]:
+        async with aclosing(CoalescedAdapter.watch(self, stream, after)) as batches:
+            async for batch in batches:
+                await self.watches.passed()
+                told = tuple(change for change in batch.changes if change.id != "brief")
+                yield Batch(told, batch.position, leaps=told != batch.changes)
+
+
+@pytest.mark.parametrize("slow", [Leaping], indirect=True)
+@pytest.mark.parametrize("when", ["joined", "joining", "gone"])
+async def test_B9_who_has_a_snapshot_from_within_a_leap_is_told_of_what_it_shows(
+    slow: Leaping, docs: Stream[dict[str, Any]], when: str
+) -> None:
+    """Also where it is on its way yet, or whoever has it has left meanwhile."""
+    witness = Reader(docs.watch("w"))
+    await witness.count(1)
+    slow.watches.shut()
+    await docs.set("w", "x", {"id": "x"})
+    await held(slow.watches)
+    await docs.set("g", "brief", {"id": "brief"})
+    if when == "joining":
+        slow.snapshots.shut()
+    readers = [Reader(docs.watch("g"))]
+    if when == "joining":
+        await held(slow.snapshots)
+    else:
+        sync = (await readers[0].count(1))[0]
+        assert sync.data == [{"id": "brief"}]
+    if when == "gone":
+        await readers[0].stop()
+    await docs.delete("g", "brief")
+    slow.watches.open()
+    await docs.set("w", "y", {"id": "y"})
+    await witness.until(lambda seen: seen[-1].id == "y")
+    slow.snapshots.open()
+    if when == "gone":
+        readers.append(Reader(docs.watch("g", after=sync.position)))
+    await docs.set("g", "last", {"id": "last"})
+    await readers[-1].until(lambda seen: bool(seen) and {"id": "last"} in (seen[-1].data, *seen[-1].data))
+    shown: set[str] = set()
+    for entry in [entry for reader in readers for entry in reader.seen]:
+        if entry.type == "sync":
+            shown = {item["id"] for item in entry.data}
+        else:
+            (shown.discard if entry.type == "delete" else shown.add)(entry.data["id"])
+    assert shown == {"last"}
+    for reader in {witness, readers[-1]}:
+        await reader.stop()
+
+
 @pytest.mark.parametrize("slow", [SlowStates], indirect=True)
 async def test_B2_who_comes_from_elsewhere_while_a_new_history_begins_sees_nothing_twice(
     slow: Slow, docs: Stream[dict[str, Any]]

@@ -411,6 +411,32 @@ async def test_a_join_that_is_read_late_shows_nothing_that_has_gone_unsaid(
     assert shown == {"other"}
 
 
+async def test_a_join_in_front_of_more_than_is_kept_is_told_of_all_that_it_shows(
+    lab: Lab, docs: Stream[dict[str, Any]], client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A document comes, is shown, and goes, and so much follows at once that this is not kept."""
+    monkeypatch.setattr(kept, "MOST", 5)
+    await docs.hub.start()
+    going = await held_look(lab, client)
+    await document(client, lab, "brief").set({"n": "brief"})
+    reader = Reader(docs.watch("g"))
+    assert {item["n"] for item in (await reader.count(1))[0].data} == {"brief", 1}
+    await document(client, lab, "brief").delete()
+    for number in range(20):
+        await document(client, lab, f"{number}").set({"n": f"{number}"})
+    going.set()
+    last = await docs.set("g", "last", {"n": "last"})
+    seen = await reader.until(lambda seen: seen[-1].position >= last.position)
+    await reader.stop()
+    shown: set[Any] = set()
+    for change in seen:
+        if change.type == "sync":
+            shown = {item["n"] for item in change.data}
+        else:
+            (shown.discard if change.type == "delete" else shown.add)(change.data["n"])
+    assert shown == {1, *map(str, range(20)), "last"}
+
+
 @pytest.mark.parametrize("by", ["us", "them"])
 async def test_what_was_written_or_shown_ends_with_a_word_however_much_it_was(
     lab: Lab, docs: Stream[dict[str, Any]], client: Any, monkeypatch: pytest.MonkeyPatch, by: str
@@ -436,6 +462,7 @@ async def test_what_was_written_or_shown_ends_with_a_word_however_much_it_was(
 
     await eventually(over, "looks to be behind the deletes")
     going.set()
+    await docs.set("g", "last", {"n": -2})  # another program's delete may be told as late as what is told next
     log = await read_log(adapter, DOCS, snapshot.position)
     assert {change.id: change.data for change in log if change.type == "delete"} == expected
 
@@ -466,6 +493,40 @@ async def test_who_comes_from_elsewhere_is_told_of_the_end_that_it_waits_for(
     await resumed.stop()
     changes = [(c.type, c.id) for batch in resumed.seen for c in batch.changes if c.id != "other"]
     assert changes == [("delete", "x"), ("create", "y"), ("delete", "x")]
+
+
+async def test_deletes_that_cannot_be_told_apart_are_each_told_once_wherever_one_goes(
+    lab: Lab, docs: Stream[dict[str, Any]], client: Any
+) -> None:
+    """Another program does one after the other between two moments; each is heard of in another process."""
+    here = docs.hub.adapter
+    others = [await lab.connect(mapped=mapped(lab)) for _ in range(2)]
+    for number in range(6):
+        await docs.set("g", f"{number}", {"n": number})
+    reader = Reader(here.watch(DOCS, await here.head(DOCS)))
+    await reader.count(1)
+    await others[0].head(DOCS)  # the second one is a process that has just begun
+    going = await held_look(lab, client)
+    for number in range(5):
+        await document(client, lab, f"{number}").delete()
+    going.set()
+    last = await docs.set("g", "last", {"n": -1})
+    await reader.until(lambda batches: bool(batches) and batches[-1].position >= last.position)
+    await reader.stop()
+    deletes = [one for batch in reader.seen for one in batch.changes if one.type == "delete"]
+    assert {one.id for one in deletes} == {"0", "1", "2", "3", "4"}
+    assert len({one.position[:16] for one in deletes}) == 1, "no time was looked for"
+    position, told = deletes[0].position, [deletes[0].id]
+    while len(told) < 5:
+        resumed = Reader(others[len(told) % 2].resume(DOCS, position))
+        first = (await resumed.count(1))[0].changes[0]
+        await resumed.stop()
+        position, told = first.position, [*told, first.id]
+    assert sorted(told) == ["0", "1", "2", "3", "4"]
+    for other in others:
+        rest = Reader(other.resume(DOCS, position))
+        assert [change.id for change in (await rest.count(1))[0].changes] == ["last"]
+        await rest.stop()
 
 
 async def test_a_group_is_listed_once_whatever_is_below_its_items(
@@ -562,7 +623,7 @@ async def test_custom_events_do_not_touch_the_documents(lab: Lab, docs: Stream[d
     position = (await docs.send({"groupId": "g", "id": "x"}, {"type": "ping", "data": {"a": 1}})).position
     assert (await document(client, lab, "x").get()).update_time == before
     other = await lab.connect(mapped=mapped(lab))
-    start = f"{int(position[:16], 16) - 1:016x}fff{position[19:]}"
+    start = f"{int(position[:16], 16) - 1:016x}fffff{position[21:]}"
     assert told(await read_log(other, DOCS, start)) == [Told("event", "g", "x", {"a": 1}, "ping")]
 
 

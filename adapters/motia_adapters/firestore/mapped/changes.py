@@ -3,7 +3,9 @@
 Of changes of one time documents come by their names, then custom events. A position says
 how many changes of its time *follow*. States may be left out of a history (B9): a document
 that was changed again has no place at the earlier time any more, and whoever stands in the
-middle of that time is told again what stands behind, never too little.
+middle of that time is told again what stands behind, never too little. Before them come
+deletes of which nobody knows when they were done, only since when the documents may be gone:
+their places are the same in every process that finds them gone in that time.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from motia_adapters.firestore.history import Entry
-from motia_adapters.firestore.mapped.layout import MappedLayout
+from motia_adapters.firestore.mapped.layout import MappedLayout, hash_of
 from motia_adapters.firestore.rounds import STEPS
 from motia_adapters.firestore.wire import micros
 from motia_core.model import Change, ChangeType
@@ -34,18 +36,27 @@ class Told:
     event: str | None = None
     created: int = 0
     """When the document was created, µs; of a delete a time at which it was there will do, and 0 says: not known."""
+    there: int | None = None
+    """The last time (µs) at which a deleted document is known to have been there; ``None``: right before ``time``."""
 
     @property
-    def order(self) -> tuple[int, bool, bytes]:
+    def is_exact(self) -> bool:
+        """Whether it was done at ``time``, and not perhaps earlier."""
+        return self.there is None or self.there >= self.time - 1
+
+    @property
+    def order(self) -> tuple[int, bool, bool, str, bool]:
         """What it is sorted by; events of one time keep their order."""
-        return (self.time, not self.name, self.name.encode())
+        name = self.name if self.is_exact else hash_of(self.name)
+        return (self.time, self.is_exact, not self.name, name, self.type != "delete")
 
 
 class Placed(NamedTuple):
-    """A change, and when its document was created (µs; 0: not known)."""
+    """A change, and what is told of its document beside (see `Told`)."""
 
     change: Change
     created: int
+    there: int | None
 
 
 def typed(told: Iterable[Told], known: Container[str]) -> list[Told]:
@@ -67,6 +78,10 @@ def placed(told: Iterable[Told], layout: MappedLayout, stream: str) -> Iterator[
     for time, same in groupby(told, key=lambda change: change.time):
         changes = list(same)
         for left, change in zip(range(len(changes) - 1, -1, -1), changes, strict=True):
+            if left and not change.is_exact:
+                position = layout.position_amid(time, change.name, change.there or 0)
+            else:
+                position = layout.position(time, left)
             yield Placed(
                 Change(
                     change.type,
@@ -76,10 +91,11 @@ def placed(told: Iterable[Told], layout: MappedLayout, stream: str) -> Iterator[
                     change.json,
                     time / 1000 - left / STEPS,
                     f"{time:016x}" if change.name else None,
-                    layout.position(time, left),
+                    position,
                     change.event,
                 ),
                 change.created,
+                change.there,
             )
 
 
@@ -90,10 +106,12 @@ def state_of(document: Any, layout: MappedLayout, *, not_before: int = 0) -> Tol
     return Told(time, document.name, "update", group, id, layout.json(document), created=micros(document.create_time))
 
 
-def delete_of(name: str, layout: MappedLayout, time: int, json: bytes, created: int = 0) -> Told:
+def delete_of(
+    name: str, layout: MappedLayout, time: int, json: bytes, created: int = 0, there: int | None = None
+) -> Told:
     """The end of a document, with the last value that is known."""
     group, id = layout.key(name) or ("", "")
-    return Told(time, name, "delete", group, id, json, created=created)
+    return Told(time, name, "delete", group, id, json, created=created, there=there)
 
 
 def events_of(entries: Iterable[Entry]) -> list[Told]:

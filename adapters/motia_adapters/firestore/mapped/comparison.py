@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.failures import is_out_of_reach
-from motia_adapters.firestore.mapped.changes import Told, delete_of, events_of, placed, state_of, typed
+from motia_adapters.firestore.mapped.changes import Told, events_of, placed, state_of, typed
 from motia_adapters.firestore.mapped.departures import Life, ends_of, values_at
 from motia_adapters.firestore.mapped.documents import Documents
 from motia_adapters.firestore.mapped.events import Events
-from motia_adapters.firestore.mapped.layout import MappedLayout
+from motia_adapters.firestore.mapped.layout import MappedLayout, Place, hash_of
 from motia_adapters.firestore.mapped.places import Places
 from motia_adapters.firestore.mapped.states import States
 from motia_adapters.firestore.wire import timestamp
@@ -37,48 +37,49 @@ class Comparison:
         self._places = places
         self._name = name
 
-    async def since(self, after: str, time: int) -> tuple[list[Change], str]:
-        """What is different between a time and as far as we have listened, whatever this process told in between."""
+    async def since(self, after: str, place: Place) -> tuple[list[Change], str]:
+        """What is different between a place and as far as we have listened, whatever this process told in between."""
         states, layout = self._states, self._layout
-        # Who stands amid the changes of one time has some of what was so before, and some of what was so then.
-        amid = after < layout.position(time)
-        old: dict[str, int] = {}
+        time = place.time
         try:
-            for at in (time, time - 1) if amid else (time,):
-                old |= {document.name: at async for document in self._documents.all(timestamp(at), names_only=True)}
+            there = await self._names(time)
+            before = await self._names(place.since) - there if place.since < time else set()
         except BackendError as error:
             if is_out_of_reach(error):
                 raise self._places.expired(after, "is too long ago for this database") from error
             raise
-        time -= amid
-        until, known, past = states.time, dict(states.known), dict(states.past)
-        kept: dict[str, list[Told]] = {}
-        for change, created in states.kept.deletes_after(after):
-            name = layout.name((change.group_id, change.id or ""))
-            end = delete_of(name, layout, layout.time_of(change.position), change.json or b"{}", created)
-            kept.setdefault(name, []).append(end)
-        new = await values_at(self._connection, [n for n, one in known.items() if one.updated > time], until)
-        told = [state_of(document, layout) for document in new.values()]
-        lives = [Life(n, old[n], known[n].created - 1) for n in new if n in old and known[n].created > old[n]]
-        entries = await self._events.since(time, timestamp(until))
-        told += events_of(entries)
-        noted = {
-            name: [delete_of(name, layout, note.time, note.json, note.was)]
-            for name, note in past.items()
+        told: list[Told] = []
+        old = dict.fromkeys(there, time)
+        if place.hash:  # of what went since then, some have been told
+            missed = [Life(name, place.since, time) for name in before if hash_of(name) > place.hash]
+            told += await ends_of(self._connection, layout, missed, ())
+        else:  # who stands amid the changes of one time has some of what was so before, and some of what was so then
+            old |= dict.fromkeys(before, place.since)
+            time = place.since
+        until, known = states.time, dict(states.known)
+        ends = {
+            name: [Life(name, note.time - 1, note.time, note.json, note.was)]
+            for name, note in states.past.items()
             if note.deleted and note.json and note.time > time
         }
-        ends = noted | kept
-        gone = {*old, *ends} - known.keys()
-        deletes: dict[tuple[str, int], Told] = {}
-        for name in gone:
+        for change, created, seen in states.kept.deletes_after(after):
+            name, gone = layout.name((change.group_id, change.id or "")), layout.place(change.position).time
+            life = Life(name, gone - 1 if seen is None else seen, gone, change.json or b"{}", created)
+            ends.setdefault(name, []).append(life)
+        new = await values_at(self._connection, [n for n, one in known.items() if one.updated > time], until)
+        told += [state_of(document, layout) for document in new.values()]
+        told += events_of(await self._events.since(time, timestamp(until)))
+        lives = [Life(n, old[n], known[n].created - 1) for n in new if n in old and known[n].created > old[n]]
+        for name in {*old, *ends} - known.keys():
             their = ends.get(name, [])
             # Whoever stands between the first and the last goes on from there another time.
-            deletes |= {(name, end.time): end for end in [*(their[:1] if name in old else ()), *their[-1:]]}
+            lives += {*(their[:1] if name in old else ()), *their[-1:]}
             if name in old and not (their and 0 < their[0].created <= old[name]):
                 # It may be another document of the name that went then.
-                lives.append(Life(name, old[name], their[0].time if their else until))
-        told += deletes.values()
-        found = await ends_of(self._connection, layout, lives, {change.time for change in told})
-        told += [end for end in found if (end.name, end.time) not in deletes]
-        changes = [change for change, _ in placed(typed(told, old), layout, self._name) if change.position > after]
+                lives.append(Life(name, old[name], their[0].gone if their else until))
+        told += await ends_of(self._connection, layout, lives, [time, *(change.time for change in told)])
+        changes = [change for change, _, _ in placed(typed(told, old), layout, self._name) if change.position > after]
         return changes, layout.position(until)
+
+    async def _names(self, time: int) -> set[str]:
+        return {document.name async for document in self._documents.all(timestamp(time), names_only=True)}

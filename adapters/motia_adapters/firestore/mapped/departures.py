@@ -4,15 +4,19 @@ A delete must have a place at which it had happened already, or a snapshot that 
 would hide it for ever; and it must not come behind a change that was made after it, or a
 subscriber who goes on in another process, right behind that change, would miss it. So
 where anything else is told, Firestore is asked for the document at times in the past, until
-it is known between which changes it went; of several the commits' times are found, to the
-microsecond. (One that came again in the meantime is another
+it is known between which changes it went. Those that went between the same two are told
+together, and their places say since when they may have been gone (`MappedLayout.place`):
+whoever leaves amid them goes on from there. (One that came again in the meantime is another
 document: Firestore tells when each was created.)
 """
 
 from __future__ import annotations
 
+import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from motia_adapters.firestore.connection import Connection
@@ -23,11 +27,10 @@ from motia_adapters.firestore.wire import micros, timestamp
 
 REACH = 3_540
 """Seconds that Firestore remembers, with a minute to spare."""
-SPREAD = 125
-"""Microseconds by which the timestamps of the largest commit reach back (see `rounds.STEPS`): what went before that is
-not to be placed among them."""
 PORTION = 300
 """Documents that are read by name at once, at most."""
+AT_ONCE = 16
+"""Times for which that is done at once, at most."""
 
 
 class Life(NamedTuple):
@@ -77,84 +80,112 @@ def _came_again(known: Mapping[str, Known], name: str, document: Any) -> bool:
     return name not in known or known[name].created != micros(document.create_time)
 
 
+@dataclass(eq=False, slots=True)
+class _Span:
+    """What is known of a life's end: the document was there at a time, and not there at another."""
+
+    life: Life
+    there: int
+    gone: int
+    document: Any = None
+    """As it was at first."""
+
+    def end(self, layout: MappedLayout, since: int, time: int) -> Told:
+        """As it is told."""
+        name, _, _, json, created = self.life
+        if self.document is not None:
+            json, created = json or layout.json(self.document), created or micros(self.document.create_time)
+        return delete_of(name, layout, time, json or b"{}", created or self.there, since)
+
+
+def _span(life: Life, reach: int) -> _Span:
+    """Behind all that is told already, however late that it came again may be heard."""
+    there = max(life.seen, min(reach, life.gone - 1))
+    return _Span(life, there, max(life.gone, there + 1))
+
+
 async def ends_of(
     connection: Connection, layout: MappedLayout, lives: Sequence[Life], others: Iterable[int]
 ) -> list[Told]:
     """The deletes of documents. ``others``: the times (µs) of the other changes that are told beside them.
 
-    One read is billed for a document that went alone; two or three more for each that went with other changes, and
-    about twenty for each commit that had nothing but deletes.
+    One read is billed for a last value that is not known, and a few more for each document that went while others
+    changed: the logarithm of how many changes there were.
     """
     reach = connection.now() - REACH * 1_000_000
-    hints = {time for other in others for time in (other - SPREAD, other - 1, other)}
-    before: dict[Life, Any] = {}
-    for seen in {life.seen for life in lives}:
-        there = [life for life in lives if life.seen == seen]
-        documents = await values_at(connection, [life.name for life in there], max(seen, reach))
-        before |= {life: documents[life.name] for life in there if life.name in documents}
-    told: dict[tuple[str, int], Told] = {}
-    for life, end in await _search(connection, layout, lives, before, hints, reach):
-        document = before.get(life)
-        json = life.json or (b"{}" if document is None else layout.json(document))
-        created = life.created or (0 if document is None else micros(document.create_time))
-        told.setdefault((life.name, end), delete_of(life.name, layout, end, json, created))
-    return list(told.values())
+    spans = [_span(life, reach) for life in lives]
+
+    async def read(at: int, asked: Sequence[_Span]) -> None:
+        documents = await values_at(connection, [span.life.name for span in asked], at)
+        for span in asked:
+            span.document = documents.get(span.life.name)
+
+    async def probe(at: int, asked: Sequence[_Span]) -> None:
+        documents = await values_at(connection, [span.life.name for span in asked], at)
+        for span in asked:
+            document = documents.get(span.life.name)
+            if document is not None and micros(document.create_time) <= span.there:
+                span.there = at
+                continue
+            if document is not None:  # it came again, and that one has gone too
+                spans.append(_Span(Life(span.life.name, at, span.gone), at, span.gone, document))
+            span.gone = at
+
+    await _all_at_once(read, _by_time((max(span.there, reach), span) for span in spans if not span.life.json))
+    times = _cuts([*others, *(span.gone for span in spans if span.gone - span.there == 1)])
+    share = 1.0  # most went last of all
+    while probes := _by_time(_between(times, spans, share)):
+        await _all_at_once(probe, probes)
+        share = 0.5
+    ends = [span.end(layout, since, time) for since, time, group in _overlapping(spans) for span in reversed(group)]
+    return list({(end.name, end.time): end for end in ends}.values())
 
 
-async def _search(
-    connection: Connection,
-    layout: MappedLayout,
-    lives: Sequence[Life],
-    before: Mapping[Life, Any],
-    hints: set[int],
-    reach: int,
-) -> list[tuple[Life, int]]:
-    """When each life ended, as exactly as is needed to tell it from all else that is told."""
-    ranges = {life: (max(life.seen, reach), life.gone) for life in lives}  # there, and not there
-    found: list[tuple[Life, int]] = []
+def _cuts(others: Iterable[int]) -> list[int]:
+    """When a document is to be known there or not: before each time, right then, and before what its timestamps span.
 
-    async def probe(at: int, asked: Sequence[Life]) -> None:
-        documents = await values_at(connection, [life.name for life in asked], at)
-        for life in asked:
-            there, gone = ranges[life]
-            document = documents.get(life.name)
-            goes_on = document is not None and _is_same(document, before.get(life))
-            if document is not None and not goes_on:  # it came again, and that one has gone too
-                other = Life(life.name, at, life.gone, layout.json(document), micros(document.create_time))
-                found.append((other, life.gone))
-            ranges[life] = (at, gone) if goes_on else (there, at)
-
-    fresh, alone = True, True
-    while ranges:
-        for life, (there, gone) in list(ranges.items()):
-            if gone - there <= 1:
-                found.append((life, gone))
-                hints |= {gone - SPREAD, gone - 1, gone}
-                del ranges[life]
-        probes: dict[int, list[Life]] = {}
-        times = sorted(hints)
-        for life, (there, gone) in ranges.items():
-            between = times[bisect_right(times, there) : bisect_left(times, gone)]
-            if between:  # most went last of all
-                probes.setdefault(between[-1 if fresh else len(between) // 2], []).append(life)
-        fresh = False
-        if not probes and len(ranges) == 1:
-            found += [(life, gone) for life, (_, gone) in ranges.items()]
-            break
-        if (
-            not probes
-        ):  # a subscriber may stand between two of them: when was it? One first, whose commit many may share
-            for life, (there, gone) in list(ranges.items())[: 1 if alone else None]:
-                probes.setdefault((there + gone) // 2, []).append(life)
-            alone = alone and all(gone - there > 2 for there, gone in list(ranges.values())[:1])
-        for at, asked in probes.items():
-            await probe(at, asked)
-    return found
+    The changes of one time reach back by a quarter of a microsecond each (see `rounds.STEPS`).
+    """
+    spread = Counter(others)
+    return sorted({cut for time, count in spread.items() for cut in (time - 1 - count // 4, time - 1, time)})
 
 
-def _is_same(document: Any, before: Any) -> bool:
-    """Whether it is the document that was there before, and not one that came in its place."""
-    return before is None or document.create_time == before.create_time
+def _overlapping(spans: Iterable[_Span]) -> Iterator[tuple[int, int, list[_Span]]]:
+    """Nobody knows which of two went first whose spans overlap: they are told together, and nothing between them."""
+    group: list[_Span] = []
+    since = time = 0
+    for span in sorted(spans, key=lambda span: span.there):
+        if group and span.there >= time:
+            yield since, time, group
+            group = []
+        since = span.there if not group else since
+        time = max(time, span.gone) if group else span.gone
+        group.append(span)
+    if group:
+        yield since, time, group
+
+
+def _between(times: Sequence[int], spans: Iterable[_Span], share: float) -> Iterator[tuple[int, _Span]]:
+    """Those who may have gone before or after one of the times, each with the time to ask for."""
+    for span in spans:
+        inside = times[bisect_right(times, span.there) : bisect_left(times, span.gone)]
+        if inside:
+            yield inside[min(int(len(inside) * share), len(inside) - 1)], span
+
+
+def _by_time(found: Iterable[tuple[int, _Span]]) -> dict[int, list[_Span]]:
+    asked: dict[int, list[_Span]] = {}
+    for time, span in found:
+        asked.setdefault(time, []).append(span)
+    return asked
+
+
+async def _all_at_once(
+    ask: Callable[[int, Sequence[_Span]], Awaitable[None]], asked: Mapping[int, Sequence[_Span]]
+) -> None:
+    calls = list(asked.items())
+    for start in range(0, len(calls), AT_ONCE):
+        await asyncio.gather(*(ask(at, spans) for at, spans in calls[start : start + AT_ONCE]))
 
 
 async def values_at(connection: Connection, names: Sequence[str], time: int) -> dict[str, Any]:

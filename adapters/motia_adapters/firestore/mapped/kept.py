@@ -42,7 +42,7 @@ class Kept:
         """The changes behind a position, which is not before ``since``."""
         found: list[Change] = []
         time = int(position[:16], 16)
-        for change, created in self._behind(position):
+        for change, created, _ in self._behind(position):
             # Whoever stands between a document's creation and what is told of it has it already.
             had = change.type == "create" and created <= time
             found.append(replace(change, type="update") if had else change)

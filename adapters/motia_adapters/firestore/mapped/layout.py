@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+import re
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -16,8 +18,21 @@ from motia_core.model import Item
 from motia_core.names import check_id
 from motia_core.values import decode
 
-LAST = 0xFFF
-"""The number in a position that lies behind all changes of its time."""
+FIRST, LAST = 0xF0000, 0xFFFFF
+"""The numbers in positions; the last one lies behind all changes of its time."""
+_EXACT = re.compile(r"(?P<time>[0-9a-f]{16})(?P<number>f[0-9a-f]{4})(?P<identity>[0-9a-f]{12})")
+_AMID = re.compile(r"(?P<time>[0-9a-f]{16})0(?P<hash>[0-9a-f]{15})(?P<identity>[0-9a-f]{12})(?P<since>[0-9a-f]{16})")
+
+
+class Place(NamedTuple):
+    """Whoever stands there has all changes up to ``since`` (µs), and some of those up to ``time``.
+
+    Which of them, ``hash`` says, if it is there: those deletes whose documents' names have no greater one.
+    """
+
+    time: int
+    since: int
+    hash: str
 
 
 class MappedLayout(Layout):
@@ -93,15 +108,36 @@ class MappedLayout(Layout):
         return before.json is not None and same(decode(before.json), decode(json))
 
     def position(self, at: int, left: int = 0) -> str:
-        """``TIME NUMBER IDENTITY`` in hex digits: 16, 3 and 12; ``NUMBER`` is `LAST` behind all changes of a time."""
-        return f"{at:016x}{max(LAST - left, 0):03x}{self.identity}"
+        """``TIME NUMBER IDENTITY`` in hex digits: 16, 5 and 12; ``NUMBER`` is `LAST` behind all changes of a time."""
+        return f"{at:016x}{max(LAST - left, FIRST):05x}{self.identity}"
 
-    def time_of(self, position: str) -> int:
-        """The time of a position (µs). Raises `ValueError` for what is none of this history's."""
-        time, number = int(position[:16], 16), int(position[16:19], 16)
-        if position != f"{time:016x}{number:03x}{self.identity}":
+    def position_amid(self, at: int, name: str, since: int) -> str:
+        """``TIME 0 HASH IDENTITY SINCE``, 16, 1, 15, 12 and 16: before all that was done at a time exactly."""
+        return f"{at:016x}0{hash_of(name)}{self.identity}{since:016x}"
+
+    def place(self, position: str) -> Place:
+        """What a position says. Raises `ValueError` for what is none of this history's."""
+        found = _EXACT.fullmatch(position) or _AMID.fullmatch(position)
+        if found is None or found["identity"] != self.identity:
             raise ValueError(position)
-        return time
+        parts = found.groupdict()
+        time = int(parts["time"], 16)
+        if "hash" in parts:
+            return Place(time, int(parts["since"], 16), parts["hash"])
+        return Place(time, time - (int(parts["number"], 16) < LAST), "")
+
+    def is_ours(self, position: str) -> bool:
+        """Whether it is of this history."""
+        try:
+            self.place(position)
+        except ValueError:
+            return False
+        return True
+
+
+def hash_of(name: str) -> str:
+    """What documents are told by that went at nobody knows what times: alike in every process. 15 hex digits."""
+    return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()[1:]
 
 
 def _is_ordinary(text: str) -> bool:

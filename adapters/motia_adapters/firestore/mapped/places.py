@@ -7,7 +7,7 @@ from typing import Any
 from motia_adapters.firestore.connection import Connection, LostRace
 from motia_adapters.firestore.history import new_mark
 from motia_adapters.firestore.mapped.departures import REACH
-from motia_adapters.firestore.mapped.layout import MappedLayout
+from motia_adapters.firestore.mapped.layout import MappedLayout, Place
 from motia_adapters.firestore.mapped.states import States
 from motia_adapters.firestore.wire import micros, stored
 from motia_core.adapter import Retention
@@ -56,28 +56,28 @@ class Places:
             except LostRace:  # another process gave it one
                 continue
 
-    async def check(self, position: str) -> int:
-        """The time of a position (µs). Raises `PositionExpired`. One billed read."""
+    async def check(self, position: str) -> Place:
+        """What a position says. Raises `PositionExpired`. One billed read."""
         now = micros(await self.now())
         try:
-            time = self._layout.time_of(position)
+            place = self._layout.place(position)
         except ValueError:
             raise self.expired(position, "is none of this database's history") from None
-        if time > now:
+        if place.time > now:
             raise self.expired(position, "lies ahead of this database: was it restored?")
-        if time < self._since and position < self._states.kept.since:
+        if place.since < self._since and position < self._states.kept.since:
             # A copy that was put back has its history anew; Firestore does not remember what was before.
             raise self.expired(position, "is from before this database got its data")
-        if self._floor[19:] != self._layout.identity:
+        if not self._layout.is_ours(self._floor):
             self._move_floor()
-        if position < self._floor or time < now - REACH * 1_000_000:
+        if position < self._floor or place.since < now - REACH * 1_000_000:
             raise self.expired(position, "is too long ago: Firestore remembers an hour, retention may be shorter")
-        return time
+        return place
 
     async def check_history(self, position: str) -> None:
         """Raise `PositionExpired` if the history is another one by now. One billed read."""
         await self.now()
-        if position[19:] != self._layout.identity:
+        if not self._layout.is_ours(position):
             raise self.expired(position, "is none of this database's history any more")
 
     def expired(self, position: str, reason: str) -> PositionExpired:
@@ -95,7 +95,7 @@ class Places:
         """
         now = self._connection.now()
         age = round(min(REACH - GRACE, self._retention.age or REACH) * 1_000_000)
-        is_new = self._floor[19:] != self._layout.identity
+        is_new = not self._layout.is_ours(self._floor)
         if is_new or now - age - self._floor_time >= age // 10:
             self._floor_time = max(now - age, self._since)
         floor = self._layout.position(self._floor_time)

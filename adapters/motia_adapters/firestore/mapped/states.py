@@ -261,7 +261,7 @@ class States:
         """Deletes of what was known, and of what came and went without a word of the listener's."""
         ours, theirs = lives_of(news, self.known, self.notes, self.time, time)
         deletes = [self._end(name, note) for name, note in ours]
-        others = {change.time for change in [*told, *deletes]}
+        others = [change.time for change in [*told, *deletes]]
         ends = await ends_of(self._connection, self._layout, theirs, others)
         known = {(change.name, change.time) for change in [*told, *deletes] if change.type == "delete"}
         return deletes + [end for end in ends if (end.name, end.time) not in known]

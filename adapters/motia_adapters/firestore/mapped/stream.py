@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
 
 from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.listener import Listener
@@ -141,8 +142,10 @@ class MappedStream:
         await self._states.start()
         kept = self._states.kept
         with kept.ringing() as bell:
-            if elsewhere or after < kept.since:
+            if elsewhere:
                 batch = await self._compare(after)
+            elif after < kept.since:
+                batch = await self._leap(after)
             else:
                 await self._places.check(after)
                 batch = Batch((), after)
@@ -152,7 +155,7 @@ class MappedStream:
                 bell.clear()
                 now = self._layout.position(self._states.time)
                 if position < kept.since:  # whoever reads this was too slow
-                    batch = await self._compare(position)
+                    batch = await self._leap(position)
                     position = batch.position
                     yield batch
                     continue
@@ -181,10 +184,14 @@ class MappedStream:
 
     async def _compare(self, after: str) -> Batch:
         """All that is different from a position, up to one that what is kept goes on from."""
-        time = await self._places.check(after)
-        await self._states.reach(time)
-        changes, position = await self._comparison.since(after, time)
+        place = await self._places.check(after)
+        await self._states.reach(place.time)
+        changes, position = await self._comparison.since(after, place)
         return Batch(tuple(changes), position)
+
+    async def _leap(self, after: str) -> Batch:
+        """As `_compare`, and what this process showed in between is not kept any more."""
+        return replace(await self._compare(after), leaps=True)
 
     def _wrote(self, round: Round) -> None:
         self._has_sent = self._has_sent or bool(round.entries)
