@@ -68,9 +68,16 @@ class Layout(ABC):
         """The document's own fields for a new value, where they are another program's. Raises `InvalidValue`."""
         return None
 
-    def position(self, at: int, left: int = 0) -> str:
-        """The position of a change where times are the order: that of its commit (µs), and how many follow in it."""
+    def position(self, at: int, left: int = 0, name: str = "") -> str:
+        """The position of a change where times are the order: that of its commit (µs), and how many follow in it.
+
+        ``name`` is its document's; events have none.
+        """
         return f"{at:016x}"
+
+    def rank(self, name: str) -> str:
+        """What the documents of one commit are told in the order of."""
+        return name
 
     def alike(self, key: Key, before: State, json: bytes) -> bool:
         """Whether a new value is what is stored already, to the last bit."""

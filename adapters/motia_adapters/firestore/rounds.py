@@ -240,7 +240,8 @@ class Round:
                 timestamp = times[outcome.number]
             else:
                 behind = left[outcome.number]
-                position = self.layout.position(self.commit_time, behind)
+                name = "" if outcome.type == "e" else self.layout.name(key)
+                position = self.layout.position(self.commit_time, behind, name)
                 version, timestamp = f"{self.commit_time:016x}", self.commit_time / 1000 - behind / STEPS
             if outcome.type == "e":
                 version = ""
@@ -257,8 +258,8 @@ class Round:
         order = sorted(range(len(self.changes)), key=lambda number: self._rank(self.changes[number], number))
         return {number: len(order) - 1 - at for at, number in enumerate(order)}
 
-    def _rank(self, change: Told, number: int) -> tuple[bool, bytes, int]:
+    def _rank(self, change: Told, number: int) -> tuple[bool, str, int]:
         """Items come by the names of their documents, then events as they were sent."""
         if change.type == "e":
-            return (True, b"", number)
-        return (False, self.layout.name((change.group, change.id or "")).encode(), 0)
+            return (True, "", number)
+        return (False, self.layout.rank(self.layout.name((change.group, change.id or ""))), 0)

@@ -1,11 +1,11 @@
 """The order of changes that documents themselves do not number: the times of their commits.
 
-Of changes of one time documents come by their names, then custom events. A position says
-how many changes of its time *follow*. States may be left out of a history (B9): a document
-that was changed again has no place at the earlier time any more, and whoever stands in the
-middle of that time is told again what stands behind, never too little. Before them come
-deletes of which nobody knows when they were done, only since when the documents may be gone:
-their places are the same in every process that finds them gone in that time.
+Of changes of one time documents come by a hash of their names, which is what a position says,
+then custom events, of which it says how many *follow*. States may be left out of a history
+(B9): a document that was changed again has no place at the earlier time any more, and another
+process may leave out others. Whoever stands in the middle of a time is told what stands behind
+that place, whichever process did the telling. Of some deletes nobody knows when they were done,
+only since when the documents may be gone: a position amid them says that too.
 """
 
 from __future__ import annotations
@@ -40,15 +40,9 @@ class Told:
     """The last time (µs) at which a deleted document is known to have been there; ``None``: right before ``time``."""
 
     @property
-    def is_exact(self) -> bool:
-        """Whether it was done at ``time``, and not perhaps earlier."""
-        return self.there is None or self.there >= self.time - 1
-
-    @property
-    def order(self) -> tuple[int, bool, bool, str, bool]:
+    def order(self) -> tuple[int, bool, str, bool]:
         """What it is sorted by; events of one time keep their order."""
-        name = self.name if self.is_exact else hash_of(self.name)
-        return (self.time, self.is_exact, not self.name, name, self.type != "delete")
+        return (self.time, not self.name, self.name and hash_of(self.name), self.type != "delete")
 
 
 class Placed(NamedTuple):
@@ -77,11 +71,8 @@ def placed(told: Iterable[Told], layout: MappedLayout, stream: str) -> Iterator[
     """Changes that are in their order (see `typed`), with their places."""
     for time, same in groupby(told, key=lambda change: change.time):
         changes = list(same)
+        since = min(time - 1 if change.there is None else change.there for change in changes)
         for left, change in zip(range(len(changes) - 1, -1, -1), changes, strict=True):
-            if left and not change.is_exact:
-                position = layout.position_amid(time, change.name, change.there or 0)
-            else:
-                position = layout.position(time, left)
             yield Placed(
                 Change(
                     change.type,
@@ -91,7 +82,7 @@ def placed(told: Iterable[Told], layout: MappedLayout, stream: str) -> Iterator[
                     change.json,
                     time / 1000 - left / STEPS,
                     f"{time:016x}" if change.name else None,
-                    position,
+                    layout.position(time, left, change.name, since),
                     change.event,
                 ),
                 change.created,

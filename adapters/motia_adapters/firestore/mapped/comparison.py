@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.failures import is_out_of_reach
-from motia_adapters.firestore.mapped.changes import Told, events_of, placed, state_of, typed
+from motia_adapters.firestore.mapped.changes import events_of, placed, state_of, typed
 from motia_adapters.firestore.mapped.departures import Life, ends_of, values_at
 from motia_adapters.firestore.mapped.documents import Documents
 from motia_adapters.firestore.mapped.events import Events
@@ -43,19 +43,18 @@ class Comparison:
         time = place.time
         try:
             there = await self._names(time)
-            before = await self._names(place.since) - there if place.since < time else set()
+            before = await self._names(place.since) if place.since < time else there
         except BackendError as error:
             if is_out_of_reach(error):
                 raise self._places.expired(after, "is too long ago for this database") from error
             raise
-        told: list[Told] = []
         old = dict.fromkeys(there, time)
-        if place.hash:  # of what went since then, some have been told
-            missed = [Life(name, place.since, time) for name in before if hash_of(name) > place.hash]
-            told += await ends_of(self._connection, layout, missed, ())
-        else:  # who stands amid the changes of one time has some of what was so before, and some of what was so then
-            old |= dict.fromkeys(before, place.since)
-            time = place.since
+        had = before | {name for name in there if hash_of(name) <= place.hash}
+        # Who stands amid the changes of a time has of those that went until then some yet.
+        missed = [Life(name, place.since, time) for name in before - there if hash_of(name) > place.hash]
+        deletes = await ends_of(self._connection, layout, missed, ())
+        if place.since < time:
+            time -= 1
         until, known = states.time, dict(states.known)
         ends = {
             name: [Life(name, note.time - 1, note.time, note.json, note.was)]
@@ -67,7 +66,7 @@ class Comparison:
             life = Life(name, gone - 1 if seen is None else seen, gone, change.json or b"{}", created)
             ends.setdefault(name, []).append(life)
         new = await values_at(self._connection, [n for n, one in known.items() if one.updated > time], until)
-        told += [state_of(document, layout) for document in new.values()]
+        told = [state_of(document, layout) for document in new.values()]
         told += events_of(await self._events.since(time, timestamp(until)))
         lives = [Life(n, old[n], known[n].created - 1) for n in new if n in old and known[n].created > old[n]]
         for name in {*old, *ends} - known.keys():
@@ -77,9 +76,11 @@ class Comparison:
             if name in old and not (their and 0 < their[0].created <= old[name]):
                 # It may be another document of the name that went then.
                 lives.append(Life(name, old[name], their[0].gone if their else until))
-        told += await ends_of(self._connection, layout, lives, [time, *(change.time for change in told)])
-        changes = [change for change, _, _ in placed(typed(told, old), layout, self._name) if change.position > after]
-        return changes, layout.position(until)
+        deletes += await ends_of(self._connection, layout, lives, [place.time, *(change.time for change in told)])
+        told += {(end.name, end.time): end for end in deletes}.values()
+        new_to_it = [one for one in told if not one.name or (one.time, hash_of(one.name)) > (place.time, place.hash)]
+        changes = [change for change, _, _ in placed(typed(new_to_it, had), layout, self._name)]
+        return [change for change in changes if change.position > after], layout.position(until)
 
     async def _names(self, time: int) -> set[str]:
         return {document.name async for document in self._documents.all(timestamp(time), names_only=True)}

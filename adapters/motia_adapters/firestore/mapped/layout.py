@@ -20,14 +20,16 @@ from motia_core.values import decode
 
 FIRST, LAST = 0xF0000, 0xFFFFF
 """The numbers in positions; the last one lies behind all changes of its time."""
-_EXACT = re.compile(r"(?P<time>[0-9a-f]{16})(?P<number>f[0-9a-f]{4})(?P<identity>[0-9a-f]{12})")
-_AMID = re.compile(r"(?P<time>[0-9a-f]{16})0(?P<hash>[0-9a-f]{15})(?P<identity>[0-9a-f]{12})(?P<since>[0-9a-f]{16})")
+_PLACE = re.compile(
+    r"(?P<time>[0-9a-f]{16})(?:(?P<number>f[0-9a-f]{4})|0(?P<hash>[0-9a-f]{15}))"
+    r"(?P<identity>[0-9a-f]{12})(?P<since>(?(hash)[0-9a-f]{16}|(?!)))?"
+)
 
 
 class Place(NamedTuple):
-    """Whoever stands there has all changes up to ``since`` (µs), and some of those up to ``time``.
+    """Whoever stands there has all changes up to ``since`` (µs), and of those up to ``time`` some.
 
-    Which of them, ``hash`` says, if it is there: those deletes whose documents' names have no greater one.
+    Which of them, ``hash`` says: those of documents whose names have no greater one.
     """
 
     time: int
@@ -107,24 +109,32 @@ class MappedLayout(Layout):
         """Whether the document would be what it is."""
         return before.json is not None and same(decode(before.json), decode(json))
 
-    def position(self, at: int, left: int = 0) -> str:
-        """``TIME NUMBER IDENTITY`` in hex digits: 16, 5 and 12; ``NUMBER`` is `LAST` behind all changes of a time."""
-        return f"{at:016x}{max(LAST - left, FIRST):05x}{self.identity}"
+    def position(self, at: int, left: int = 0, name: str = "", since: int | None = None) -> str:
+        """Of a change with ``left`` more of its time behind it, and of the document ``name``, if it is no event's.
 
-    def position_amid(self, at: int, name: str, since: int) -> str:
-        """``TIME 0 HASH IDENTITY SINCE``, 16, 1, 15, 12 and 16: before all that was done at a time exactly."""
-        return f"{at:016x}0{hash_of(name)}{self.identity}{since:016x}"
+        Behind all of a time, and among its events, ``TIME NUMBER IDENTITY``: 16, 5 and 12 hex digits, and ``NUMBER`` is
+        `LAST` less how many follow. Before that, ``TIME 0 HASH IDENTITY``, 16, 1, 15 and 12: whatever else a process
+        leaves out or knows of that time, a document has the same place. ``SINCE``, 16 digits, follows if some of the
+        deletes may have been done longer ago than at that time, but after ``since``.
+        """
+        if not left or not name:
+            return f"{at:016x}{max(LAST - left, FIRST):05x}{self.identity}"
+        place = f"{at:016x}0{hash_of(name)}{self.identity}"
+        return place if since is None or since >= at - 1 else f"{place}{since:016x}"
+
+    def rank(self, name: str) -> str:
+        """See `hash_of`."""
+        return hash_of(name)
 
     def place(self, position: str) -> Place:
         """What a position says. Raises `ValueError` for what is none of this history's."""
-        found = _EXACT.fullmatch(position) or _AMID.fullmatch(position)
+        found = _PLACE.fullmatch(position)
         if found is None or found["identity"] != self.identity:
             raise ValueError(position)
-        parts = found.groupdict()
-        time = int(parts["time"], 16)
-        if "hash" in parts:
-            return Place(time, int(parts["since"], 16), parts["hash"])
-        return Place(time, time - (int(parts["number"], 16) < LAST), "")
+        time = int(found["time"], 16)
+        if found["number"] is None:
+            return Place(time, int(found["since"], 16) if found["since"] else time - 1, found["hash"])
+        return Place(time, time, "") if int(found["number"], 16) == LAST else Place(time, time - 1, "f" * 15)
 
     def is_ours(self, position: str) -> bool:
         """Whether it is of this history."""
@@ -136,7 +146,7 @@ class MappedLayout(Layout):
 
 
 def hash_of(name: str) -> str:
-    """What documents are told by that went at nobody knows what times: alike in every process. 15 hex digits."""
+    """What the documents of one time are told in the order of, in every process. 15 hex digits."""
     return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()[1:]
 
 
