@@ -529,6 +529,39 @@ async def test_deletes_that_cannot_be_told_apart_are_each_told_once_wherever_one
         await rest.stop()
 
 
+async def test_who_joined_amid_deletes_that_cannot_be_told_apart_is_told_of_all_elsewhere(
+    lab: Lab, docs: Stream[dict[str, Any]], client: Any
+) -> None:
+    """What came and went around the join may go last, and was not there when the first of them went."""
+    here = docs.hub.adapter
+    other = await lab.connect(mapped=mapped(lab))
+    for number in range(6):
+        await docs.set("g", f"{number}", {"n": number})
+    await here.head(DOCS)
+    going = await held_look(lab, client)
+    for number in range(6):
+        if number % 2:
+            await document(client, lab, f"{number}").delete()
+        await document(client, lab, f"brief{number}").set({"n": number})
+    snapshot = await here.snapshot(DOCS, "g", None, limit=None)
+    shown = {item.id for item in snapshot.items} - {"other"}
+    assert shown == {"0", "2", "4", *(f"brief{number}" for number in range(6))}
+    for id in sorted(shown):
+        await document(client, lab, id).delete()
+    going.set()
+    last = await docs.set("g", "last", {"n": -1})
+    reader = Reader(here.watch(DOCS, snapshot.position))
+    await reader.until(lambda batches: bool(batches) and batches[-1].position >= last.position)
+    await reader.stop()
+    for change in (one for batch in reader.seen for one in batch.changes if one.type == "delete"):
+        shown.remove(change.id or "")
+        resumed = Reader(other.resume(DOCS, change.position))
+        told = {one.id for one in (await resumed.count(1))[0].changes if one.type == "delete"}
+        await resumed.stop()
+        assert told >= shown
+    assert not shown
+
+
 async def test_a_group_is_listed_once_whatever_is_below_its_items(
     lab: Lab, docs: Stream[dict[str, Any]], client: Any
 ) -> None:

@@ -76,7 +76,7 @@ class Comparison:
             if name in old and not (their and 0 < their[0].created <= old[name]):
                 # It may be another document of the name that went then.
                 lives.append(Life(name, old[name], their[0].gone if their else until))
-        deletes += await ends_of(self._connection, layout, lives, [place.time, *(change.time for change in told)])
+        deletes += await ends_of(self._connection, layout, lives, [change.time for change in told], [place.time])
         told += {(end.name, end.time): end for end in deletes}.values()
         new_to_it = [one for one in told if not one.name or (one.time, hash_of(one.name)) > (place.time, place.hash)]
         changes = [change for change, _, _ in placed(typed(new_to_it, had), layout, self._name)]

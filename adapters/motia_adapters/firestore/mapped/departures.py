@@ -105,9 +105,15 @@ def _span(life: Life, reach: int) -> _Span:
 
 
 async def ends_of(
-    connection: Connection, layout: MappedLayout, lives: Sequence[Life], others: Iterable[int]
+    connection: Connection,
+    layout: MappedLayout,
+    lives: Sequence[Life],
+    others: Iterable[int],
+    places: Iterable[int] = (),
 ) -> list[Told]:
     """The deletes of documents. ``others``: the times (µs) of the other changes that are told beside them.
+
+    ``places``: other times at which a reader may stand, who has what was there then.
 
     One read is billed for a last value that is not known, and a few more for each document that went while others
     changed: the logarithm of how many changes there were.
@@ -132,7 +138,8 @@ async def ends_of(
             span.gone = at
 
     await _all_at_once(read, _by_time((max(span.there, reach), span) for span in spans if not span.life.json))
-    times = _cuts([*others, *(span.gone for span in spans if span.gone - span.there == 1)])
+    exact = [span.gone for span in spans if span.gone - span.there == 1]
+    times = sorted({*places, *_cuts([*others, *exact])})
     share = 1.0  # most went last of all
     while probes := _by_time(_between(times, spans, share)):
         await _all_at_once(probe, probes)
@@ -141,13 +148,13 @@ async def ends_of(
     return list({(end.name, end.time): end for end in ends}.values())
 
 
-def _cuts(others: Iterable[int]) -> list[int]:
+def _cuts(others: Iterable[int]) -> Iterator[int]:
     """When a document is to be known there or not: before each time, right then, and before what its timestamps span.
 
     The changes of one time reach back by a quarter of a microsecond each (see `rounds.STEPS`).
     """
-    spread = Counter(others)
-    return sorted({cut for time, count in spread.items() for cut in (time - 1 - count // 4, time - 1, time)})
+    for time, count in Counter(others).items():
+        yield from (time - 1 - count // 4, time - 1, time)
 
 
 def _overlapping(spans: Iterable[_Span]) -> Iterator[tuple[int, int, list[_Span]]]:

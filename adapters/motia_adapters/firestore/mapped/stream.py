@@ -107,6 +107,8 @@ class MappedStream:
         while True:
             late = self._states.notes.late
             at = await self._places.now()
+            if not self._states.joins(micros(at)):
+                continue
             if self._connection.is_emulated:
                 await asyncio.sleep(LAG)
             if id is None:
