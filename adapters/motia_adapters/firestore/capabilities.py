@@ -51,6 +51,6 @@ MAPPED = replace(
         "Firestore keeps no log: a restored database is compared as of the position's time, if it remembers that"
     ),
     foreign_writes=FULL,
-    max_position_length=60,
+    max_position_length=90,
 )
 """What documents of the user's own promise."""

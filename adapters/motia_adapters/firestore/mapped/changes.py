@@ -1,6 +1,6 @@
 """The order of changes that documents themselves do not number: the times of their commits.
 
-Of changes of one time documents come by a hash of their names, which is what a position says,
+Of changes of one time documents come by their groups and ids, which is what a position says,
 then custom events, of which it says how many *follow*. States may be left out of a history
 (B9): a document that was changed again has no place at the earlier time any more, and another
 process may leave out others. Whoever stands in the middle of a time is told what stands behind
@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from motia_adapters.firestore.history import Entry
-from motia_adapters.firestore.mapped.layout import MappedLayout, hash_of
+from motia_adapters.firestore.mapped.layout import MappedLayout
 from motia_adapters.firestore.rounds import STEPS
 from motia_adapters.firestore.wire import micros
 from motia_core.model import Change, ChangeType
@@ -39,10 +39,9 @@ class Told:
     there: int | None = None
     """The last time (µs) at which a deleted document is known to have been there; ``None``: right before ``time``."""
 
-    @property
-    def order(self) -> tuple[int, bool, str, bool]:
+    def order(self, layout: MappedLayout) -> tuple[int, bool, str, bool]:
         """What it is sorted by; events of one time keep their order."""
-        return (self.time, not self.name, self.name and hash_of(self.name), self.type != "delete")
+        return (self.time, not self.name, self.name and layout.rank(self.name), self.type != "delete")
 
 
 class Placed(NamedTuple):
@@ -53,11 +52,11 @@ class Placed(NamedTuple):
     there: int | None
 
 
-def typed(told: Iterable[Told], known: Container[str]) -> list[Told]:
+def typed(told: Iterable[Told], known: Container[str], layout: MappedLayout) -> list[Told]:
     """Changes in their order; a state of a document that was there is an update, of another one a create."""
     there: dict[str, bool] = {}
     found = []
-    for change in sorted(told, key=lambda change: change.order):
+    for change in sorted(told, key=lambda change: change.order(layout)):
         if change.type in ("create", "update"):
             was_there = there.get(change.name, change.name in known)
             change = replace(change, type="update" if was_there else "create")
@@ -94,7 +93,8 @@ def state_of(document: Any, layout: MappedLayout, *, not_before: int = 0) -> Tol
     """What a document is, as a change at the time of its last commit; see `typed`."""
     group, id = layout.key(document.name) or ("", "")
     time = max(micros(document.update_time), not_before)
-    return Told(time, document.name, "update", group, id, layout.json(document), created=micros(document.create_time))
+    created = max(micros(document.create_time), not_before)
+    return Told(time, document.name, "update", group, id, layout.json(document), created=created)
 
 
 def delete_of(

@@ -8,7 +8,7 @@ from motia_adapters.firestore.mapped.changes import events_of, placed, state_of,
 from motia_adapters.firestore.mapped.departures import Life, ends_of, values_at
 from motia_adapters.firestore.mapped.documents import Documents
 from motia_adapters.firestore.mapped.events import Events
-from motia_adapters.firestore.mapped.layout import MappedLayout, Place, hash_of
+from motia_adapters.firestore.mapped.layout import MappedLayout, Place, time_of
 from motia_adapters.firestore.mapped.places import Places
 from motia_adapters.firestore.mapped.states import States
 from motia_adapters.firestore.wire import timestamp
@@ -49,9 +49,10 @@ class Comparison:
                 raise self._places.expired(after, "is too long ago for this database") from error
             raise
         old = dict.fromkeys(there, time)
-        had = before | {name for name in there if hash_of(name) <= place.hash}
+        had = {name for name in before if not place.key or layout.rank(name) > place.key}
+        had |= {name for name in there if layout.rank(name) <= place.key}
         # Who stands amid the changes of a time has of those that went until then some yet.
-        missed = [Life(name, place.since, time) for name in before - there if hash_of(name) > place.hash]
+        missed = [Life(name, place.since, time) for name in before - there if layout.rank(name) > place.key]
         deletes = await ends_of(self._connection, layout, missed, ())
         if place.since < time:
             time -= 1
@@ -62,7 +63,7 @@ class Comparison:
             if note.deleted and note.json and note.time > time
         }
         for change, created, seen in states.kept.deletes_after(after):
-            name, gone = layout.name((change.group_id, change.id or "")), layout.place(change.position).time
+            name, gone = layout.name((change.group_id, change.id or "")), time_of(change.position)
             life = Life(name, gone - 1 if seen is None else seen, gone, change.json or b"{}", created)
             ends.setdefault(name, []).append(life)
         new = await values_at(self._connection, [n for n, one in known.items() if one.updated > time], until)
@@ -76,10 +77,10 @@ class Comparison:
             if name in old and not (their and 0 < their[0].created <= old[name]):
                 # It may be another document of the name that went then.
                 lives.append(Life(name, old[name], their[0].gone if their else until))
-        deletes += await ends_of(self._connection, layout, lives, [change.time for change in told], [place.time])
+        deletes += await ends_of(self._connection, layout, lives, [change.time for change in told], place.time)
         told += {(end.name, end.time): end for end in deletes}.values()
-        new_to_it = [one for one in told if not one.name or (one.time, hash_of(one.name)) > (place.time, place.hash)]
-        changes = [change for change, _, _ in placed(typed(new_to_it, had), layout, self._name)]
+        new_to_it = [one for one in told if not one.name or (one.time, layout.rank(one.name)) > (place.time, place.key)]
+        changes = [change for change, _, _ in placed(typed(new_to_it, had, layout), layout, self._name)]
         return [change for change in changes if change.position > after], layout.position(until)
 
     async def _names(self, time: int) -> set[str]:

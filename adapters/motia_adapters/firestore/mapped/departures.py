@@ -63,6 +63,7 @@ def lives_of(
             ours.append((name, note))
         else:
             theirs.append(Life(name, note.time - 1, note.time))
+    theirs += [Life(*ended) for ended in notes.ended(time)]
     for name, document in news.items():
         if document is None or not _came_again(known, name, document):
             continue
@@ -105,16 +106,11 @@ def _span(life: Life, reach: int) -> _Span:
 
 
 async def ends_of(
-    connection: Connection,
-    layout: MappedLayout,
-    lives: Sequence[Life],
-    others: Iterable[int],
-    places: Iterable[int] = (),
+    connection: Connection, layout: MappedLayout, lives: Sequence[Life], others: Iterable[int], place: int = 0
 ) -> list[Told]:
     """The deletes of documents. ``others``: the times (µs) of the other changes that are told beside them.
 
-    ``places``: other times at which a reader may stand, who has what was there then.
-
+    ``place``: when the reader had what was there.
     One read is billed for a last value that is not known, and a few more for each document that went while others
     changed: the logarithm of how many changes there were.
     """
@@ -139,7 +135,8 @@ async def ends_of(
 
     await _all_at_once(read, _by_time((max(span.there, reach), span) for span in spans if not span.life.json))
     exact = [span.gone for span in spans if span.gone - span.there == 1]
-    times = sorted({*places, *_cuts([*others, *exact])})
+    # All that are told together must have been there when the first of them may have gone: a position says no more.
+    times = sorted({place, *(span.there for span in spans), *_cuts([*others, *exact])})
     share = 1.0  # most went last of all
     while probes := _by_time(_between(times, spans, share)):
         await _all_at_once(probe, probes)
@@ -175,9 +172,9 @@ def _overlapping(spans: Iterable[_Span]) -> Iterator[tuple[int, int, list[_Span]
 def _between(times: Sequence[int], spans: Iterable[_Span], share: float) -> Iterator[tuple[int, _Span]]:
     """Those who may have gone before or after one of the times, each with the time to ask for."""
     for span in spans:
-        inside = times[bisect_right(times, span.there) : bisect_left(times, span.gone)]
-        if inside:
-            yield inside[min(int(len(inside) * share), len(inside) - 1)], span
+        first, end = bisect_right(times, span.there), bisect_left(times, span.gone)
+        if first < end:
+            yield times[min(first + int((end - first) * share), end - 1)], span
 
 
 def _by_time(found: Iterable[tuple[int, _Span]]) -> dict[int, list[_Span]]:

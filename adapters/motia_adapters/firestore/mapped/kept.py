@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import takewhile
 
 from motia_adapters.firestore.mapped.changes import Placed
+from motia_adapters.firestore.mapped.layout import is_amid, time_of
 from motia_core.model import Change
 
 MOST = 10_000
@@ -41,7 +42,7 @@ class Kept:
     def after(self, position: str) -> list[Change]:
         """The changes behind a position, which is not before ``since``."""
         found: list[Change] = []
-        time = int(position[:16], 16)
+        time = time_of(position) - is_amid(position)
         for change, created, _ in self._behind(position):
             # Whoever stands between a document's creation and what is told of it has it already.
             had = change.type == "create" and created <= time

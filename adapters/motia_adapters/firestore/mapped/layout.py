@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
+import string
 from typing import Any, NamedTuple
 
 import orjson
@@ -20,21 +22,28 @@ from motia_core.values import decode
 
 FIRST, LAST = 0xF0000, 0xFFFFF
 """The numbers in positions; the last one lies behind all changes of its time."""
+BEHIND_ALL = "~"
+"""Behind every key."""
+PREFIX, WHOLE = 24, 33
+"""Bytes of a document's group and id that are in a position: of longer ones fewer, with a hash."""
 _PLACE = re.compile(
-    r"(?P<time>[0-9a-f]{16})(?:(?P<number>f[0-9a-f]{4})|0(?P<hash>[0-9a-f]{15}))"
-    r"(?P<identity>[0-9a-f]{12})(?P<since>(?(hash)[0-9a-f]{16}|(?!)))?"
+    r"(?P<time>[0-9a-f]{16})(?:"
+    r"(?P<number>f[0-9a-f]{4})(?P<identity>[0-9a-f]{12})|"
+    r"(?P<last>[01])(?P<its>[0-9a-f]{12})(?P<key>[0-9A-Za-z^_]{1,44})(?:\.(?P<since>[0-9a-f]{16}))?)"
 )
+_PLAIN = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
+_IN_ORDER = str.maketrans(_PLAIN, "".join(sorted(string.ascii_letters + string.digits + "^_")), "=")
 
 
 class Place(NamedTuple):
     """Whoever stands there has all changes up to ``since`` (µs), and of those up to ``time`` some.
 
-    Which of them, ``hash`` says: those of documents whose names have no greater one.
+    Which of them, ``key`` says: those of documents that have no greater one.
     """
 
     time: int
     since: int
-    hash: str
+    key: str
 
 
 class MappedLayout(Layout):
@@ -112,29 +121,31 @@ class MappedLayout(Layout):
     def position(self, at: int, left: int = 0, name: str = "", since: int | None = None) -> str:
         """Of a change with ``left`` more of its time behind it, and of the document ``name``, if it is no event's.
 
-        Behind all of a time, and among its events, ``TIME NUMBER IDENTITY``: 16, 5 and 12 hex digits, and ``NUMBER`` is
-        `LAST` less how many follow. Before that, ``TIME 0 HASH IDENTITY``, 16, 1, 15 and 12: whatever else a process
-        leaves out or knows of that time, a document has the same place. ``SINCE``, 16 digits, follows if some of the
-        deletes may have been done longer ago than at that time, but after ``since``.
+        ``TIME 0 IDENTITY KEY``, 16, 1 and 12 hex digits, and `key_of` the document: whatever else a process leaves out
+        or knows of that time, a document has the same place. ``1`` instead of ``0``: nothing of the time follows.
+        ``.SINCE``, 16 digits, is there if some of the deletes that follow may have been done earlier than at that time,
+        but after ``since``. Of events, and behind all of a time, ``TIME NUMBER IDENTITY``, with `LAST` less how many
+        follow, 5 digits.
         """
-        if not left or not name:
+        if not name:
             return f"{at:016x}{max(LAST - left, FIRST):05x}{self.identity}"
-        place = f"{at:016x}0{hash_of(name)}{self.identity}"
-        return place if since is None or since >= at - 1 else f"{place}{since:016x}"
+        place = f"{at:016x}{0 if left else 1}{self.identity}{self.rank(name)}"
+        return place if not left or since is None or since >= at - 1 else f"{place}.{since:016x}"
 
     def rank(self, name: str) -> str:
-        """See `hash_of`."""
-        return hash_of(name)
+        """See `key_of`."""
+        return key_of(self.template.keys(name[len(self.documents) + 1 :]) or ("", name))
 
     def place(self, position: str) -> Place:
         """What a position says. Raises `ValueError` for what is none of this history's."""
         found = _PLACE.fullmatch(position)
-        if found is None or found["identity"] != self.identity:
+        if found is None or (found["identity"] or found["its"]) != self.identity:
             raise ValueError(position)
         time = int(found["time"], 16)
-        if found["number"] is None:
-            return Place(time, int(found["since"], 16) if found["since"] else time - 1, found["hash"])
-        return Place(time, time, "") if int(found["number"], 16) == LAST else Place(time, time - 1, "f" * 15)
+        if found["last"] == "0":
+            return Place(time, int(found["since"], 16) if found["since"] else time - 1, found["key"])
+        is_last = found["last"] or int(found["number"], 16) == LAST
+        return Place(time, time, "") if is_last else Place(time, time - 1, BEHIND_ALL)
 
     def is_ours(self, position: str) -> bool:
         """Whether it is of this history."""
@@ -145,9 +156,24 @@ class MappedLayout(Layout):
         return True
 
 
-def hash_of(name: str) -> str:
-    """What the documents of one time are told in the order of, in every process. 15 hex digits."""
-    return hashlib.blake2b(name.encode(), digest_size=8).hexdigest()[1:]
+def key_of(key: Key) -> str:
+    """What the documents of one time are told in the order of, in every process: text that sorts as group and id do.
+
+    44 characters at most: of long ones only the first bytes sort.
+    """
+    whole = "\0".join(key).encode()
+    tail = b"" if len(whole) <= WHOLE else hashlib.blake2b(whole, digest_size=WHOLE - PREFIX).digest()
+    return base64.b64encode(whole[:PREFIX] + tail if tail else whole).decode().translate(_IN_ORDER)
+
+
+def time_of(position: str) -> int:
+    """The time (µs) of a position of whatever history."""
+    return int(position[:16], 16)
+
+
+def is_amid(position: str) -> bool:
+    """Whether documents of its time follow."""
+    return position[16] == "0"
 
 
 def _is_ordinary(text: str) -> bool:

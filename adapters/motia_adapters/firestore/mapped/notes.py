@@ -37,6 +37,16 @@ class Known(NamedTuple):
     created: int
 
 
+class Ended(NamedTuple):
+    """A document that was there at a time (µs), and had gone at another."""
+
+    name: str
+    seen: int
+    gone: int
+    json: bytes
+    created: int
+
+
 def known_of(document: Any) -> Known:
     """What is remembered of a document."""
     return Known(micros(document.update_time), micros(document.create_time))
@@ -48,6 +58,7 @@ class Notes:
     def __init__(self, layout: MappedLayout) -> None:
         self._layout = layout
         self._notes: dict[str, Note] = {}
+        self._ended: list[Ended] = []
         self.told = 0
         """What was up to here (µs) is told already."""
         self.closed = 0
@@ -84,15 +95,33 @@ class Notes:
         """What is noted up to a time."""
         return ((name, note) for name, note in self._notes.items() if note.time <= time)
 
+    def ended(self, time: int) -> list[Ended]:
+        """What had gone by a time, and has others of the same name behind it."""
+        return [ended for ended in self._ended if ended.gone <= time]
+
     def forget(self, time: int) -> None:
         """All up to this time is told."""
         self.told = time
         self._notes = {name: note for name, note in self._notes.items() if note.time > time}
+        self._ended = [ended for ended in self._ended if ended.gone > time]
 
     def _put(self, name: str, note: Note) -> None:
         known = self._notes.get(name)
         if note.time > self.told and (known is None or note.time >= known.time):
+            if known is not None:
+                self._replaced(name, known, note)
             self._notes.pop(name, None)
             self._notes[name] = note if len(self._notes) < MOST_VALUES else replace(note, json=b"")
             if len(self._notes) > MOST:
                 del self._notes[next(iter(self._notes))]
+
+    def _replaced(self, name: str, known: Note, note: Note) -> None:
+        """Whoever was shown the one is to be told of its end, if the other is not what became of it."""
+        if known.deleted:
+            self._ended.append(Ended(name, known.time - 1, known.time, known.json, known.was))
+        elif note.created > known.time:
+            self._ended.append(Ended(name, known.time, note.created - 1, known.json, known.created))
+        elif note.deleted and note.was != known.time:
+            self._ended.append(Ended(name, known.time, note.time, known.json, known.created))
+        if len(self._ended) > MOST:
+            del self._ended[0]

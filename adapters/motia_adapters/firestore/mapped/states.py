@@ -65,8 +65,6 @@ class States:
         """What each document was as of ``time``."""
         self.time = 0
         """All changes up to here are told (µs); 0: it has not begun."""
-        self._joins: set[int] = set()
-        """The times (µs) as of which snapshots were read, and which are not told of yet."""
         self.past: dict[str, Note] = {}
         """What this process did before it listened."""
 
@@ -111,11 +109,6 @@ class States:
         """What this process has read."""
         if self._task is not None:
             self.notes.showed(documents)
-
-    def joins(self, at: int) -> bool:
-        """Note that somebody is to stand at a time; False if that is too late, as it is being told of already."""
-        self._joins.add(at)
-        return at > self.notes.closed
 
     def passed_over(self, names: Iterable[str], at: int) -> bool:
         """Whether any of these documents, which were there at a time, has gone without a word behind it."""
@@ -221,7 +214,7 @@ class States:
         self.notes.closed = time
         told = [*self._written(news, time), *self._states(news), *events_of(entries)]
         told += await self._ends(news, time, told)
-        told = typed(told, self.known)
+        told = typed(told, self.known, self._layout)
         # From here on nothing can fail.
         for name, document in news.items():
             if document is None:
@@ -234,7 +227,6 @@ class States:
 
     def _move_on(self, time: int) -> None:
         self.notes.forget(time)
-        self._joins = {at for at in self._joins if at > time}
         self.time = time
         self.kept.ring()
         self.want(self._wanted)
@@ -261,8 +253,10 @@ class States:
         for name, document in news.items():
             if document is None or self.known.get(name) == known_of(document):
                 continue
-            # Should it have come too late (the emulator may show a commit after its time), it is told all the same.
-            found.append(state_of(document, self._layout, not_before=self.time + 1))
+            # Should it have come too late (the emulator may show a commit after its time), it is told all the same, and
+            # behind the end of what was there before.
+            late = micros(document.update_time) <= self.time
+            found.append(state_of(document, self._layout, not_before=self.time + 2 if late else 0))
         return found
 
     async def _ends(self, news: dict[str, Any], time: int, told: list[Told]) -> list[Told]:
@@ -270,7 +264,7 @@ class States:
         ours, theirs = lives_of(news, self.known, self.notes, self.time, time)
         deletes = [self._end(name, note) for name, note in ours]
         others = [change.time for change in [*told, *deletes]]
-        ends = await ends_of(self._connection, self._layout, theirs, others, self._joins)
+        ends = await ends_of(self._connection, self._layout, theirs, others)
         known = {(change.name, change.time) for change in [*told, *deletes] if change.type == "delete"}
         return deletes + [end for end in ends if (end.name, end.time) not in known]
 

@@ -107,8 +107,6 @@ class MappedStream:
         while True:
             late = self._states.notes.late
             at = await self._places.now()
-            if not self._states.joins(micros(at)):
-                continue
             if self._connection.is_emulated:
                 await asyncio.sleep(LAG)
             if id is None:
@@ -155,6 +153,8 @@ class MappedStream:
             position = batch.position
             while not self._closed:
                 bell.clear()
+                if not self._layout.is_ours(position):
+                    await self._places.check_history(position)
                 now = self._layout.position(self._states.time)
                 if position < kept.since:  # whoever reads this was too slow
                     batch = await self._leap(position)
