@@ -29,7 +29,7 @@ PREFIX, WHOLE = 24, 33
 _PLACE = re.compile(
     r"(?P<time>[0-9a-f]{16})(?:"
     r"(?P<number>f[0-9a-f]{4})(?P<identity>[0-9a-f]{12})|"
-    r"(?P<last>[01])(?P<its>[0-9a-f]{12})(?P<key>[0-9A-Za-z^_]{1,44})(?:\.(?P<since>[0-9a-f]{16}))?)"
+    r"(?P<last>[01])(?P<its>[0-9a-f]{12})(?P<key>[0-9A-Za-z^_]{1,44})\.(?P<since>[0-9a-f]{16})?)"
 )
 _PLAIN = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
 _IN_ORDER = str.maketrans(_PLAIN, "".join(sorted(string.ascii_letters + string.digits + "^_")), "=")
@@ -121,16 +121,16 @@ class MappedLayout(Layout):
     def position(self, at: int, left: int = 0, name: str = "", since: int | None = None) -> str:
         """Of a change with ``left`` more of its time behind it, and of the document ``name``, if it is no event's.
 
-        ``TIME 0 IDENTITY KEY``, 16, 1 and 12 hex digits, and `key_of` the document: whatever else a process leaves out
+        ``TIME 0 IDENTITY KEY.``, 16, 1 and 12 hex digits, and `key_of` the document: whatever else a process leaves out
         or knows of that time, a document has the same place. ``1`` instead of ``0``: nothing of the time follows.
-        ``.SINCE``, 16 digits, is there if some of the deletes that follow may have been done earlier than at that time,
+        ``SINCE``, 16 digits, is there if some of the deletes that follow may have been done earlier than at that time,
         but after ``since``. Of events, and behind all of a time, ``TIME NUMBER IDENTITY``, with `LAST` less how many
         follow, 5 digits.
         """
         if not name:
             return f"{at:016x}{max(LAST - left, FIRST):05x}{self.identity}"
-        place = f"{at:016x}{0 if left else 1}{self.identity}{self.rank(name)}"
-        return place if not left or since is None or since >= at - 1 else f"{place}.{since:016x}"
+        place = f"{at:016x}{0 if left else 1}{self.identity}{self.rank(name)}."
+        return place if not left or since is None or since >= at - 1 else f"{place}{since:016x}"
 
     def rank(self, name: str) -> str:
         """See `key_of`."""
