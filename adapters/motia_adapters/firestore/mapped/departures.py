@@ -63,7 +63,10 @@ def lives_of(
             ours.append((name, note))
         else:
             theirs.append(Life(name, note.time - 1, note.time))
-    theirs += [Life(*ended) for ended in notes.ended(time)]
+    for ended in notes.ended(time):
+        is_there = news[ended.name] is not None if ended.name in news else ended.name in known
+        if ended.gone <= time or not is_there:  # else its end is one of what is known by then
+            theirs.append(Life(*ended)._replace(gone=min(ended.gone, time)))
     for name, document in news.items():
         if document is None or not _came_again(known, name, document):
             continue

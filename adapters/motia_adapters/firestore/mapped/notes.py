@@ -96,14 +96,14 @@ class Notes:
         return ((name, note) for name, note in self._notes.items() if note.time <= time)
 
     def ended(self, time: int) -> list[Ended]:
-        """What had gone by a time, and has others of the same name behind it."""
-        return [ended for ended in self._ended if ended.gone <= time]
+        """What was there by a time, and has others of the same name behind it."""
+        return [ended for ended in self._ended if ended.seen <= time]
 
     def forget(self, time: int) -> None:
         """All up to this time is told."""
         self.told = time
         self._notes = {name: note for name, note in self._notes.items() if note.time > time}
-        self._ended = [ended for ended in self._ended if ended.gone > time]
+        self._ended = [ended for ended in self._ended if ended.seen > time]
 
     def _put(self, name: str, note: Note) -> None:
         known = self._notes.get(name)
