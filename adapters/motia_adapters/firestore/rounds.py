@@ -232,9 +232,9 @@ class Round:
                 return None
             key = (outcome.group, outcome.id or "")
             if outcome.number is None:
-                state = self.before[key]
-                version, position = state.version or "", self.layout.position(micros(state.updated))
-                timestamp = micros(state.updated) / 1000
+                state, time = self.before[key], micros(self.before[key].updated)
+                version, position = state.version or "", self.layout.position(time, name=self.layout.name(key))
+                timestamp = time / 1000
             elif self.layout.keeps_log:
                 position = version = places[outcome.number].position
                 timestamp = times[outcome.number]
