@@ -101,7 +101,9 @@ class Server(ABC):
 
     def pause(self) -> None:
         """Freeze it: connections stay open and nothing answers."""
-        self._running().send_signal(signal.SIGSTOP)
+        process = self._running()
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)  # it may answer until then
 
     def resume(self) -> None:
         """Let a frozen server go on."""
