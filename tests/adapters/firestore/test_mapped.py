@@ -88,6 +88,16 @@ async def held_look(lab: Lab, client: Any) -> asyncio.Event:
     return going
 
 
+async def looks_are_behind(adapter: Any) -> None:
+    """Wait until a look that begins now would see all that was done."""
+    done = micros(await adapter._streams["docs"]._places.now())
+
+    async def over() -> bool:
+        return bool(adapter._connection.now() - LAG * 1_000_000 > done)
+
+    await eventually(over, "looks to be behind what was done")
+
+
 async def test_what_the_other_program_does_is_told(lab: Lab, docs: Stream[dict[str, Any]]) -> None:
     adapter = docs.hub.adapter
     head = await adapter.head(DOCS)
@@ -339,7 +349,7 @@ async def test_a_document_that_came_and_went_again_ends_with_its_own_value(
     after = micros((await document(client, lab, "y").set({"n": 2})).update_time.timestamp_pb())
 
     async def told_so() -> bool:
-        life = departures.Life(name, first, after)
+        life = notes.Life(name, first, after)
         ends = await departures.ends_of(adapter._connection, layout, [life], {second})
         return sorted(end.json or b"" for end in ends) == [b'{"n":0}', b'{"n":1}']
 
@@ -455,12 +465,7 @@ async def test_what_was_written_or_shown_ends_with_a_word_however_much_it_was(
     assert len(expected) == 13
     for id in expected:
         await (docs.delete("g", id) if by == "us" else document(client, lab, id).delete())
-    gone = micros(await adapter._streams["docs"]._places.now())
-
-    async def over() -> bool:
-        return bool(adapter._connection.now() - LAG * 1_000_000 > gone)
-
-    await eventually(over, "looks to be behind the deletes")
+    await looks_are_behind(adapter)
     going.set()
     await docs.set("g", "last", {"n": -2})  # another program's delete may be told as late as what is told next
     log = await read_log(adapter, DOCS, snapshot.position)

@@ -6,15 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from motia_adapters.firestore.mapped.states import LAG
-from motia_adapters.firestore.wire import micros
 
 from motia_core.errors import PositionExpired
 from motia_core.model import Change
 from motia_core.streams import Stream
 from motia_core.testing.harness import Reader, eventually, read_log
 from tests.adapters.firestore.conftest import DOCS, Lab
-from tests.adapters.firestore.test_mapped import client, docs, document, held_look, mapped
+from tests.adapters.firestore.test_mapped import client, docs, document, held_look, looks_are_behind, mapped
 
 __all__ = ["client", "docs"]
 
@@ -38,12 +36,7 @@ async def in_one_look(lab: Lab, docs: Stream[dict[str, Any]], client: Any, deeds
     adapter: Any = docs.hub.adapter
     going = await held_look(lab, client)
     await deeds()
-    done = micros(await adapter._streams["docs"]._places.now())
-
-    async def over() -> bool:
-        return bool(adapter._connection.now() - LAG * 1_000_000 > done)
-
-    await eventually(over, "the look to be behind what was done")
+    await looks_are_behind(adapter)
     going.set()
     return (await docs.set("g", "last", {"n": -1})).position
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.failures import is_out_of_reach
 from motia_adapters.firestore.mapped.changes import events_of, placed, state_of, typed
-from motia_adapters.firestore.mapped.departures import Life, ends_of, values_at
+from motia_adapters.firestore.mapped.departures import ends_of, values_at
 from motia_adapters.firestore.mapped.documents import Documents
 from motia_adapters.firestore.mapped.events import Events
 from motia_adapters.firestore.mapped.layout import MappedLayout, Place, time_of
+from motia_adapters.firestore.mapped.notes import Life
 from motia_adapters.firestore.mapped.places import Places
 from motia_adapters.firestore.mapped.states import States
 from motia_adapters.firestore.wire import timestamp
@@ -49,13 +50,14 @@ class Comparison:
                 raise self._places.expired(after, "is too long ago for this database") from error
             raise
         old = dict.fromkeys(there, time)
-        had = {name for name in before if not place.key or layout.rank(name) > place.key}
-        had |= {name for name in there if layout.rank(name) <= place.key}
-        # Who stands amid the changes of a time has of those that went until then some yet.
-        missed = [Life(name, place.since, time) for name in before - there if layout.rank(name) > place.key]
-        deletes = await ends_of(self._connection, layout, missed, ())
+        had, missed = there, list[Life]()
         if place.since < time:
+            # Who stands amid the changes of a time has of those that went until then some yet.
+            behind = {name for name in before | there if layout.rank(name) > place.key}
+            had = before & behind | there - behind
+            missed = [Life(name, place.since, time) for name in (before - there) & behind]
             time -= 1
+        deletes = await ends_of(self._connection, layout, missed, ())
         until, known = states.time, dict(states.known)
         ends = {
             name: [Life(name, note.time - 1, note.time, note.json, note.was)]

@@ -17,12 +17,12 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from motia_adapters.firestore.connection import Connection
 from motia_adapters.firestore.mapped.changes import Told, delete_of
 from motia_adapters.firestore.mapped.layout import MappedLayout
-from motia_adapters.firestore.mapped.notes import Known, Note, Notes
+from motia_adapters.firestore.mapped.notes import Known, Life, Note, Notes
 from motia_adapters.firestore.wire import micros, timestamp
 
 REACH = 3_540
@@ -31,17 +31,6 @@ PORTION = 300
 """Documents that are read by name at once, at most."""
 AT_ONCE = 16
 """Times for which that is done at once, at most."""
-
-
-class Life(NamedTuple):
-    """A document that was there at a time (µs), and is gone at another."""
-
-    name: str
-    seen: int
-    gone: int
-    json: bytes = b""
-    """Its last value, if that is known: else it is read as of ``seen``."""
-    created: int = 0
 
 
 def lives_of(
@@ -66,7 +55,7 @@ def lives_of(
     for ended in notes.ended(time):
         is_there = news[ended.name] is not None if ended.name in news else ended.name in known
         if ended.gone <= time or not is_there:  # else its end is one of what is known by then
-            theirs.append(Life(*ended)._replace(gone=min(ended.gone, time)))
+            theirs.append(ended._replace(gone=min(ended.gone, time)))
     for name, document in news.items():
         if document is None or not _came_again(known, name, document):
             continue
@@ -94,12 +83,12 @@ class _Span:
     document: Any = None
     """As it was at first."""
 
-    def end(self, layout: MappedLayout, since: int, time: int) -> Told:
-        """As it is told."""
+    def end(self, layout: MappedLayout, time: int) -> Told:
+        """As it is told, at a time at which it was gone."""
         name, _, _, json, created = self.life
         if self.document is not None:
             json, created = json or layout.json(self.document), created or micros(self.document.create_time)
-        return delete_of(name, layout, time, json or b"{}", created or self.there, since)
+        return delete_of(name, layout, time, json or b"{}", created or self.there, self.there)
 
 
 def _span(life: Life, reach: int) -> _Span:
@@ -114,6 +103,7 @@ async def ends_of(
     """The deletes of documents. ``others``: the times (µs) of the other changes that are told beside them.
 
     ``place``: when the reader had what was there.
+
     One read is billed for a last value that is not known, and a few more for each document that went while others
     changed: the logarithm of how many changes there were.
     """
@@ -144,7 +134,11 @@ async def ends_of(
     while probes := _by_time(_between(times, spans, share)):
         await _all_at_once(probe, probes)
         share = 0.5
-    ends = [span.end(layout, since, time) for since, time, group in _overlapping(spans) for span in reversed(group)]
+    # Two spans that overlap begin alike by now: nobody knows which of the two went first, and nothing is told between.
+    last: dict[int, int] = {}
+    for span in spans:
+        last[span.there] = max(span.gone, last.get(span.there, 0))
+    ends = [span.end(layout, last[span.there]) for span in reversed(spans)]
     return list({(end.name, end.time): end for end in ends}.values())
 
 
@@ -155,21 +149,6 @@ def _cuts(others: Iterable[int]) -> Iterator[int]:
     """
     for time, count in Counter(others).items():
         yield from (time - 1 - count // 4, time - 1, time)
-
-
-def _overlapping(spans: Iterable[_Span]) -> Iterator[tuple[int, int, list[_Span]]]:
-    """Nobody knows which of two went first whose spans overlap: they are told together, and nothing between them."""
-    group: list[_Span] = []
-    since = time = 0
-    for span in sorted(spans, key=lambda span: span.there):
-        if group and span.there >= time:
-            yield since, time, group
-            group = []
-        since = span.there if not group else since
-        time = max(time, span.gone) if group else span.gone
-        group.append(span)
-    if group:
-        yield since, time, group
 
 
 def _between(times: Sequence[int], spans: Iterable[_Span], share: float) -> Iterator[tuple[int, _Span]]:

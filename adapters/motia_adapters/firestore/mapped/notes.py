@@ -37,14 +37,15 @@ class Known(NamedTuple):
     created: int
 
 
-class Ended(NamedTuple):
-    """A document that was there at a time (µs), and had gone at another."""
+class Life(NamedTuple):
+    """A document that was there at a time (µs), and is gone at another."""
 
     name: str
     seen: int
     gone: int
-    json: bytes
-    created: int
+    json: bytes = b""
+    """Its last value, if that is known: else it is read as of ``seen``."""
+    created: int = 0
 
 
 def known_of(document: Any) -> Known:
@@ -58,7 +59,7 @@ class Notes:
     def __init__(self, layout: MappedLayout) -> None:
         self._layout = layout
         self._notes: dict[str, Note] = {}
-        self._ended: list[Ended] = []
+        self._ended: list[Life] = []
         self.told = 0
         """What was up to here (µs) is told already."""
         self.closed = 0
@@ -95,7 +96,7 @@ class Notes:
         """What is noted up to a time."""
         return ((name, note) for name, note in self._notes.items() if note.time <= time)
 
-    def ended(self, time: int) -> list[Ended]:
+    def ended(self, time: int) -> list[Life]:
         """What was there by a time, and has others of the same name behind it."""
         return [ended for ended in self._ended if ended.seen <= time]
 
@@ -118,10 +119,10 @@ class Notes:
     def _replaced(self, name: str, known: Note, note: Note) -> None:
         """Whoever was shown the one is to be told of its end, if the other is not what became of it."""
         if known.deleted:
-            self._ended.append(Ended(name, known.time - 1, known.time, known.json, known.was))
+            self._ended.append(Life(name, known.time - 1, known.time, known.json, known.was))
         elif note.created > known.time:
-            self._ended.append(Ended(name, known.time, note.created - 1, known.json, known.created))
+            self._ended.append(Life(name, known.time, note.created - 1, known.json, known.created))
         elif note.deleted and note.was != known.time:
-            self._ended.append(Ended(name, known.time, note.time, known.json, known.created))
+            self._ended.append(Life(name, known.time, note.time, known.json, known.created))
         if len(self._ended) > MOST:
             del self._ended[0]
